@@ -1,0 +1,1 @@
+"""Pretraining: image shards come in, checkpoints of backbones come out."""

@@ -1,0 +1,134 @@
+"""Every key of the `shards` and `pretrain` stages: type, default, unit, range and meaning.
+
+What comes in: nothing. What goes out: dataclasses that OmegaConf merges recipes and `key=value` overrides into.
+The notes of a key lie in its field's `metadata` (`meaning`, `unit`, `low`, `high`, `choices`), from which the
+command's help and its range checks are made. Imports nothing heavy, so that help is instant.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+
+def setting(
+    default: Any,
+    meaning: str,
+    unit: str = "",
+    low: float | None = None,
+    high: float | None = None,
+    choices: Sequence[Any] | None = None,
+) -> Any:
+    """A dataclass field with its meaning, unit, inclusive range and allowed values.
+
+    A range or a list of choices on a list-valued key holds for every entry. Mutable defaults are copied.
+    """
+    notes = {"meaning": meaning, "unit": unit, "low": low, "high": high, "choices": choices}
+    if isinstance(default, list | dict):
+        return field(default_factory=lambda: type(default)(default), metadata=notes)
+    if isinstance(default, type):
+        return field(default_factory=default, metadata=notes)
+    return field(default=default, metadata=notes)
+
+
+@dataclass
+class ShardsConfig:
+    """Images become WebDataset tar shards, or `verify` checks shards against their index."""
+
+    source: str | None = setting(
+        None, "folder of images (flat or class folders), Parquet file, or `simulated` for images made on the spot"
+    )
+    out: str | None = setting(None, "folder that receives the shards and index.json")
+    verify: str | None = setting(None, "folder of shards to check against its index instead of writing")
+    size: int = setting(96, "short side after resizing", "pixels", 8, 4096)
+    format: str = setting("jpeg", "how pixels are stored", choices=("jpeg", "raw"))
+    quality: int = setting(95, "JPEG quality", low=1, high=100)
+    shard_samples: int = setting(2000, "samples in one shard", low=1)
+    max_unreadable: float = setting(0.01, "share of unreadable images above which writing fails", low=0, high=1)
+    image_column: str | None = setting(None, "Parquet column with the image (default: found by its content)")
+    label_column: str | None = setting(None, "Parquet column with the label (default: `label`, if there is one)")
+    where: str | None = setting(None, "Parquet rows to keep, as `column=value`, for example `split=train`")
+    images: int = setting(10000, "how many images `source=simulated` makes", low=1)
+    seed: int = setting(0, "seed of the images that `source=simulated` makes", low=0)
+
+
+@dataclass
+class DataConfig:
+    """Where training images come from."""
+
+    shards: str | None = setting(None, "folder of training shards (made by `murine shards`)")
+    labelled: str | None = setting(None, "folder of held-out labelled shards for the kNN probe")
+    workers: int = setting(1, "processes that read and decode beside the training process", low=0, high=256)
+    shuffle_buffer: int = setting(10000, "samples held, still encoded, to shuffle within", "samples", low=1)
+
+
+@dataclass
+class ViewsConfig:
+    """Random views of an image; the defaults are those of instance recognition in mouse-vision (Nayebi 2023)."""
+
+    size: int = setting(64, "side of a view", "pixels", 8, 1024)
+    crop_area_min: float = setting(0.2, "smallest crop, as a share of the image's area", low=0.001, high=1)
+    crop_area_max: float = setting(1.0, "largest crop, as a share of the image's area", low=0.001, high=1)
+    flip_probability: float = setting(0.5, "horizontal flip", low=0, high=1)
+    grayscale_probability: float = setting(0.2, "colours replaced by their luma", low=0, high=1)
+    jitter_probability: float = setting(1.0, "brightness, contrast, saturation and hue jitter", low=0, high=1)
+    brightness: float = setting(0.4, "factor drawn from 1 ± this", low=0, high=1)
+    contrast: float = setting(0.4, "factor drawn from 1 ± this", low=0, high=1)
+    saturation: float = setting(0.4, "factor drawn from 1 ± this", low=0, high=1)
+    hue: float = setting(0.4, "shift drawn from ± this", "turns of the colour circle", low=0, high=0.5)
+
+
+@dataclass
+class OptimizerConfig:
+    """SGD with momentum and a step schedule; the defaults are the published recipe of alexnet_bn_ir."""
+
+    lr: float = setting(0.003, "learning rate at the start", low=0)
+    momentum: float = setting(0.9, "momentum of SGD", low=0, high=1)
+    weight_decay: float = setting(5e-4, "L2 penalty on every parameter, as published", low=0)
+    decay_epochs: list[int] = setting([120, 160], "the learning rate is multiplied at the start of these", "epochs", 0)
+    decay_rate: float = setting(0.1, "by this factor", low=0, high=1)
+
+
+@dataclass
+class ProbeConfig:
+    """What has been learned so far: weighted kNN where labels exist, RankMe and feature spread always."""
+
+    every_epochs: int = setting(1, "epochs between probes; 0 for none", "epochs", 0)
+    k: int = setting(200, "neighbours that vote", low=1)
+    temperature: float = setting(0.1, "of the neighbours' weights exp(similarity / temperature)", low=1e-3)
+    bank_images: int = setting(10000, "labelled training images that can be neighbours", "images", 1)
+    test_images: int = setting(10000, "held-out images that are classified, or ranked where no labels are", "images", 1)
+    collapse_share: float = setting(
+        0.1, "feature spread, as a share of isotropic features' spread, below which collapse is warned of", low=0, high=1
+    )
+
+
+@dataclass
+class CheckpointConfig:
+    """How often the state of training is saved, and how many are kept."""
+
+    every_minutes: float = setting(5.0, "between checkpoints within an epoch", "minutes", 0.001)
+    keep: int = setting(2, "newest checkpoints that are kept", low=1)
+
+
+@dataclass
+class PretrainConfig:
+    """Shards train a backbone without labels."""
+
+    model: str = setting("alexnet_bn", "backbone; `timm/<name>` for any of timm's")
+    model_args: dict[str, Any] = setting({}, "arguments of the backbone's constructor")
+    objective: str = setting("instance_recognition", "what the backbone is trained on")
+    objective_args: dict[str, Any] = setting({}, "arguments of the objective's constructor")
+    data: DataConfig = setting(DataConfig, "training images")
+    views: ViewsConfig = setting(ViewsConfig, "random views of them")
+    optimizer: OptimizerConfig = setting(OptimizerConfig, "optimiser and schedule")
+    probe: ProbeConfig = setting(ProbeConfig, "measurements while training")
+    checkpoint: CheckpointConfig = setting(CheckpointConfig, "saving")
+    epochs: int = setting(200, "passes over the training images", "epochs", 1)
+    batch_size: int = setting(256, "images per step, over all devices", "images", 2)
+    precision: str = setting(
+        "32-true", "arithmetic of the forward and backward pass", choices=("32-true", "bf16-mixed", "16-mixed")
+    )
+    accelerator: str = setting("auto", "kind of device", choices=("auto", "cpu", "cuda", "mps"))
+    devices: int = setting(1, "devices that share a batch", low=1)
+    seed: int = setting(1, "seed of weights, order, views and dropout", low=0)
+    out: str | None = setting(None, "run folder (default: runs/<model>-<objective>-<hash of the config>)")

@@ -1,0 +1,1 @@
+"""Transfer: checkpoints and recordings come in, predictivity tables and reports come out."""
