@@ -35,7 +35,8 @@ class ShardsConfig:
     """Images become WebDataset tar shards, or `verify` checks shards against their index."""
 
     source: str | None = setting(
-        None, "folder of images (flat or class folders), Parquet file, or `simulated` for images made on the spot"
+        None,
+        "folder of images (flat or class folders), Parquet file, or `simulated` for images made on the spot",
     )
     out: str | None = setting(None, "folder that receives the shards and index.json")
     verify: str | None = setting(None, "folder of shards to check against its index instead of writing")
@@ -48,7 +49,7 @@ class ShardsConfig:
     label_column: str | None = setting(None, "Parquet column with the label (default: `label`, if there is one)")
     where: str | None = setting(None, "Parquet rows to keep, as `column=value`, for example `split=train`")
     images: int = setting(10000, "how many images `source=simulated` makes", low=1)
-    seed: int = setting(0, "seed of the images that `source=simulated` makes", low=0)
+    seed: int = setting(0, "seed of the order of a folder's images, and of the images that are made", low=0)
 
 
 @dataclass
@@ -95,10 +96,13 @@ class ProbeConfig:
     every_epochs: int = setting(1, "epochs between probes; 0 for none", "epochs", 0)
     k: int = setting(200, "neighbours that vote", low=1)
     temperature: float = setting(0.1, "of the neighbours' weights exp(similarity / temperature)", low=1e-3)
-    bank_images: int = setting(10000, "labelled training images that can be neighbours", "images", 1)
+    bank_images: int = setting(10000, "first training images of the shards, the neighbours that vote", "images", 1)
     test_images: int = setting(10000, "held-out images that are classified, or ranked where no labels are", "images", 1)
     collapse_share: float = setting(
-        0.1, "feature spread, as a share of isotropic features' spread, below which collapse is warned of", low=0, high=1
+        0.1,
+        "feature spread, as a share of isotropic features' spread, below which collapse is warned of",
+        low=0,
+        high=1,
     )
 
 
@@ -126,9 +130,12 @@ class PretrainConfig:
     epochs: int = setting(200, "passes over the training images", "epochs", 1)
     batch_size: int = setting(256, "images per step, over all devices", "images", 2)
     precision: str = setting(
-        "32-true", "arithmetic of the forward and backward pass", choices=("32-true", "bf16-mixed", "16-mixed")
+        "32-true",
+        "arithmetic of the forward and backward pass",
+        choices=("32-true", "bf16-mixed", "16-mixed"),
     )
     accelerator: str = setting("auto", "kind of device", choices=("auto", "cpu", "cuda", "mps"))
     devices: int = setting(1, "devices that share a batch", low=1)
     seed: int = setting(1, "seed of weights, order, views and dropout", low=0)
+    log_every: int = setting(10, "between rows of metrics.csv", "steps", 1)
     out: str | None = setting(None, "run folder (default: runs/<model>-<objective>-<hash of the config>)")

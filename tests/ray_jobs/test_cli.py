@@ -1,0 +1,192 @@
+"""The `murine` command: exit codes, single lines of error, help, and what help does not import."""
+
+import subprocess
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pretrain.config import PretrainConfig
+from ray_jobs import help as help_text
+from ray_jobs.cli import main
+from ray_jobs.config import VERBS, compose
+from ray_jobs.keys import all_keys
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def verbs(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
+    """A stand-in for the module whose functions the command calls."""
+    module = types.ModuleType("ray_jobs.verbs")
+    monkeypatch.setitem(sys.modules, "ray_jobs.verbs", module)
+    return module
+
+
+def raising(error: BaseException) -> Any:
+    def run(config: Any) -> None:
+        raise error
+
+    return run
+
+
+def outcome(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
+    code = main(list(words))
+    output = capsys.readouterr()
+    return code, output.out, output.err
+
+
+def test_a_verb_gets_the_typed_config(verbs: types.ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    received = []
+    verbs.pretrain = received.append
+    assert outcome(capsys, "pretrain", "epochs=3", "optimizer.lr=1") == (0, "", "")
+    expected = PretrainConfig(epochs=3)
+    expected.optimizer.lr = 1.0
+    assert received == [expected]
+
+
+def test_print_config_runs_nothing_and_can_be_fed_back(
+    verbs: types.ModuleType, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    verbs.pretrain = raising(AssertionError("must not run"))
+    code, text, complaint = outcome(capsys, "pretrain", "--print-config", "epochs=3", "model_args.pool_size=6")
+    assert (code, complaint) == (0, "")
+    recipe = tmp_path / "printed.yaml"
+    recipe.write_text(text, encoding="utf-8")
+    assert compose("pretrain", [f"recipe={recipe}"]) == PretrainConfig(epochs=3, model_args={"pool_size": 6})
+    assert outcome(capsys, "pretrain", f"recipe={recipe}", "--print-config")[1] == text
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["pretrain", "optimizer.lrr=1"], "murine pretrain: unknown key 'optimizer.lrr': did you mean 'optimizer.lr'?"),
+        (["pretrain", "epochs=0"], "murine pretrain: key 'epochs': 0 is out of range, allowed is 1 or more epochs"),
+        (["simulat"], "murine: unknown verb 'simulat': did you mean 'simulate'?"),
+        (["simulat", "--help"], "murine: unknown verb 'simulat': did you mean 'simulate'?"),
+        (
+            ["pretrain", "--prnt-config"],
+            "murine pretrain: unknown option '--prnt-config': did you mean '--print-config'?",
+        ),
+        (["pretrain", "--epochs=3"], "murine pretrain: '--epochs=3': keys have no dashes, write epochs=3"),
+    ],
+)
+def test_a_mistake_is_one_line_and_code_2(words: list[str], line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code, text, complaint = outcome(capsys, *words)
+    assert (code, text) == (2, "")
+    assert complaint.startswith(line)
+    assert complaint.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (ValueError("unknown model 'alexnet':\n  did you\n\n  mean x?"), 2, "unknown model 'alexnet': did you mean x?"),
+        (FileNotFoundError(2, "No such file or directory", "a/b"), 2, "a/b: No such file or directory"),
+        (FileNotFoundError("no shards in 'a'"), 2, "no shards in 'a'"),
+        (FileExistsError("'a' holds another run"), 2, "'a' holds another run"),
+        (ValueError(), 2, "ValueError"),
+        (KeyError("b"), 1, "KeyError: 'b' (run again with --debug for the traceback)"),
+        (RuntimeError("loss is\nnan"), 1, "RuntimeError: loss is nan (run again with --debug for the traceback)"),
+        (KeyboardInterrupt(), 130, "interrupted; the same command resumes"),
+    ],
+)
+def test_what_a_run_raises_becomes_a_line_and_a_code(
+    verbs: types.ModuleType, capsys: pytest.CaptureFixture[str], error: BaseException, code: int, line: str
+) -> None:
+    verbs.report = raising(error)
+    assert outcome(capsys, "report") == (code, "", f"murine report: {line}\n")
+
+
+@pytest.mark.parametrize(("error", "code"), [(ValueError("wrong"), 2), (RuntimeError("broken"), 1)])
+def test_debug_gives_the_traceback(
+    verbs: types.ModuleType, capsys: pytest.CaptureFixture[str], error: Exception, code: int
+) -> None:
+    verbs.report = raising(error)
+    returned, _, complaint = outcome(capsys, "report", "--debug")
+    assert returned == code
+    assert complaint.startswith("Traceback")
+    assert "in run" in complaint
+    assert str(error) in complaint.splitlines()[-1]
+    assert "run again" not in complaint
+
+
+@pytest.mark.parametrize("words", [["--help"], ["-h"], []])
+def test_help_lists_the_verbs_a_line_each(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    code, text, complaint = outcome(capsys, *words)
+    assert (code, complaint) == (0, "")
+    lines = [line.strip() for line in text.splitlines()]
+    for verb in VERBS.values():
+        assert sum(line.startswith(f"{verb.name} ") and line.endswith(verb.summary) for line in lines) == 1
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    code, text, complaint = outcome(capsys, "--version")
+    assert (code, complaint) == (0, "")
+    assert text.startswith("murine ")
+
+
+@pytest.mark.parametrize("width", [60, 120])
+@pytest.mark.parametrize("verb", [verb for verb in VERBS if verb != "sweep"])
+def test_help_of_a_verb_lists_every_key_with_its_notes(verb: str, width: int) -> None:
+    text = help_text.verb_help(verb, width, colour=False)
+    words = " ".join(text.split())
+    assert "\x1b" not in text
+    assert VERBS[verb].example in text
+    for key in all_keys(VERBS[verb].config_class()):
+        if key.is_group:
+            continue
+        row = next(line for line in text.splitlines() if line.startswith(f"{key.path} "))
+        assert key.type_name.split()[0] in row
+        if width == 60:  # there each meaning has lines of its own
+            assert " ".join(key.meaning.split()) in words
+            assert key.allowed in words
+
+
+def test_a_narrow_terminal_gets_narrow_help_and_colour_only_if_asked() -> None:
+    text = help_text.verb_help("pretrain", 60, colour=False)
+    keys = text.split("Recipes")[0]
+    assert max(map(len, keys.splitlines())) <= 60
+    assert "\x1b[" in help_text.verb_help("pretrain", 120, colour=True)
+
+
+def test_help_keeps_brackets_defaults_and_ranges() -> None:
+    pretrain = " ".join(help_text.verb_help("pretrain", 160, colour=False).split())
+    assert "optimizer.decay_epochs list of integers [120,160] 0 or more epochs" in pretrain
+    assert "views.size integer 64 8 to 1024 pixels side of a view" in pretrain
+    assert "alexnet_bn_ir AlexNet with batch normalisation" in pretrain
+    assert "run folders of `pretrain` and `predictivity`, as [a,b,c]" in help_text.verb_help("report", 160, False)
+
+
+def test_help_of_a_sweep_refers_to_the_other_verbs() -> None:
+    text = help_text.verb_help("sweep", 120, colour=False)
+    for stage in ("pretrain", "predictivity"):
+        row = next(line for line in text.splitlines() if line.startswith(f"{stage}.*"))
+        assert f"as in `murine {stage} --help`" in row
+    assert "optimizer.momentum" not in text
+    for own in ("grid", "cpus_per_trial", "gpus_per_trial", "max_concurrent", "out"):
+        assert any(line.startswith(f"{own} ") for line in text.splitlines())
+
+
+def test_a_recipe_is_described_by_its_first_comment(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text("epochs: 3\n# what it is\n# more\n", encoding="utf-8")
+    assert help_text.describe_recipe(path) == "what it is"
+    path.write_text("epochs: 3\n", encoding="utf-8")
+    assert help_text.describe_recipe(path) == ""
+
+
+@pytest.mark.parametrize("words", [["--help"], ["pretrain", "--help"], ["sweep", "--help"]])
+def test_help_imports_nothing_heavy(words: list[str]) -> None:
+    heavy = ["torch", "pandas", "omegaconf", "ray", "sklearn", "matplotlib", "numpy"]
+    script = (
+        "import sys; from ray_jobs.cli import main\n"
+        f"code = main({words!r})\n"
+        f"print([name for name in {heavy!r} if name in sys.modules], file=sys.stderr)\n"
+        "sys.exit(code)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.strip()) == (0, "[]")
+    assert "murine" in done.stdout
