@@ -87,6 +87,7 @@ class OptimizerConfig:
     weight_decay: float = setting(5e-4, "L2 penalty on every parameter, as published", low=0)
     decay_epochs: list[int] = setting([120, 160], "the learning rate is multiplied at the start of these", "epochs", 0)
     decay_rate: float = setting(0.1, "by this factor", low=0, high=1)
+    clip_norm: float = setting(0.0, "longest gradient over all parameters; longer ones are shortened; 0: any", low=0)
 
 
 @dataclass

@@ -60,6 +60,7 @@ class Task:
     batch_size: int
     seed: int
     log_every: int
+    clip_norm: float
     probe_every_epochs: int
     saving: CheckpointConfig
     after_measure: Callable[[], None] = field(default=lambda: None)
@@ -159,6 +160,11 @@ class Training:
         values = self.model(batch)
         self.optimizer.zero_grad()
         self.fabric.backward(values["loss"])
+        if self.task.clip_norm:
+            # A gradient that is not finite shows in the next loss, which stops the run with its step.
+            self.fabric.clip_gradients(
+                self.model, self.optimizer, max_norm=self.task.clip_norm, error_if_nonfinite=False
+            )
         self.optimizer.step()
         self.task.objective.after_step()
         self.step += 1

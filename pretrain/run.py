@@ -131,6 +131,7 @@ def make_task(
         batch_size=config.batch_size,
         seed=config.seed,
         log_every=config.log_every,
+        clip_norm=config.optimizer.clip_norm,
         probe_every_epochs=config.probe.every_epochs,
         saving=config.checkpoint,
         after_measure=partial(save_filters, objective.backbone, run.path / "filters.png"),

@@ -23,7 +23,7 @@ def trial(point: dict[str, Any], settings: dict[str, Any], folder: str) -> None:
     """
     from pretrain.run import pretrain
     from transfer.predictivity import predictivity
-    from transfer.run_folder import read_run
+    from transfer.report_inputs import read_run
 
     home = Path(folder) / "trials" / point_name(point)
     config = compose_mapping("sweep", {**settings, "grid": {}, **point})

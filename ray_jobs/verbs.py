@@ -4,9 +4,13 @@ What comes in: a config dataclass that `ray_jobs/config.py` has checked. What go
 a table or the path of the result on stdout, progress on stderr.
 """
 
+import dataclasses
 import fnmatch
+import json
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 from rich.console import Console
@@ -16,6 +20,9 @@ from neural_data.simulate import SimulationConfig, write_simulation
 from pretrain.config import PretrainConfig, ShardsConfig
 from ray_jobs.config import ModelsConfig, SweepConfig
 from transfer.config import PredictivityConfig, ReportConfig
+
+if TYPE_CHECKING:
+    from pretrain.sources import Source
 
 MADE_ON_THE_SPOT = "simulated"
 
@@ -41,27 +48,44 @@ def shards(config: ShardsConfig) -> None:
     print(f"{config.out}: {index['samples']:,} images{labels}, {len(index['shards'])} shards")
 
 
-def simulated_source(config: ShardsConfig):
-    """Patches of photographs and dead leaves; the label says which photograph, or leaves."""
-    from neural_data.natural_images import image_samples
+def simulated_source(config: ShardsConfig) -> "Source":
+    """Patches of photographs and dead leaves, of `where=split=train` (default) or `split=test`, which never overlap.
+
+    The label says which photograph, or leaves.
+    """
+    from neural_data.natural_images import SPLITS, image_samples
     from pretrain.sources import Item, Source
 
-    split = (config.where or "split=train").partition("=")[2]
+    key, _, split = (config.where or "split=train").partition("=")
+    if key != "split" or split not in SPLITS:
+        raise ValueError(
+            f"source=simulated has where=split={' or where=split='.join(SPLITS)}, found where={config.where}"
+        )
 
     def items(start: int) -> Iterator[Item]:
-        for number, (name, image, label) in enumerate(image_samples(config.images, config.size, config.seed, split)):
-            if number >= start:
-                yield Item(name, image, label)
+        samples = image_samples(config.images, config.size, config.seed, split)
+        return (Item(name, image, label) for name, image, label in islice(samples, start, None))
 
     fingerprint = f"simulated {config.images} {config.size} {config.seed} {split}"
     return Source(config.images, items, fingerprint)
 
 
 def simulate(config: SimulationConfig) -> None:
-    """Write a simulated recording and its truth."""
+    """Write a simulated recording and its truth; the same command finds it complete."""
     from neural_data.arrays import read_arrays
 
-    folder = write_simulation(config)
+    if config.out is None:
+        raise ValueError(
+            "out is not set; name the folder that receives the recording, for example out=recordings/simulated"
+        )
+    folder = Path(config.out)
+    made_with = folder / "truth_config.json"
+    settings = json.dumps(dataclasses.asdict(config) | {"out": None})
+    if made_with.exists() and made_with.read_text() == settings:
+        print(f"{folder} is complete already")
+    else:
+        write_simulation(config)
+        made_with.write_text(settings)
     print(read_arrays(folder).summary())
     print(folder)
 
@@ -85,11 +109,11 @@ def predictivity(config: PredictivityConfig) -> None:
 def show_predictivity(table: pd.DataFrame) -> None:
     """The rows that pool all areas and animals."""
     pooled = table[(table["area"] == "all") & (table["animal"] == "all")]
-    shown = Table(title="Predictivity: median over neurons, corrected for noise [95 % interval]")
+    shown = Table(title="Predictivity: median over neurons, corrected for noise, with its 95 % interval")
     for heading in ("model", "layer"):
-        shown.add_column(heading)
+        shown.add_column(heading, no_wrap=True)
     for heading in ("features", "median", "interval", "neurons", "excluded"):
-        shown.add_column(heading, justify="right")
+        shown.add_column(heading, justify="right", no_wrap=True)
     for row in pooled.itertuples():
         excluded = row.excluded_silent + row.excluded_unreliable + row.excluded_unscored
         interval = f"[{row.low:.3f}, {row.high:.3f}]"

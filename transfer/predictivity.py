@@ -196,20 +196,11 @@ def score_splits(features: np.ndarray, data: AnimalData, config: PredictivityCon
     `features` (stimuli, features) are those of the animal's stimuli.
     """
     for train, test in image_splits(len(features), config.splits, config.train_fraction):
-        scores = np.concatenate(
-            [
-                score_halvings(
-                    features,
-                    data.half1[block : block + BLOCK_HALVINGS],
-                    data.half2[block : block + BLOCK_HALVINGS],
-                    train,
-                    test,
-                    config.components,
-                )  # fmt: skip
-                for block in range(0, config.halvings, BLOCK_HALVINGS)
-            ]
-        )
-        yield mean_of_defined(scores)
+        blocks = []
+        for first in range(0, config.halvings, BLOCK_HALVINGS):
+            half1, half2 = (half[first : first + BLOCK_HALVINGS] for half in (data.half1, data.half2))
+            blocks.append(score_halvings(features, half1, half2, train, test, config.components))
+        yield mean_of_defined(np.concatenate(blocks))
 
 
 def score_halvings(
