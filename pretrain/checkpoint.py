@@ -71,13 +71,20 @@ def newest_checkpoint(folder: Path) -> Path | None:
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """The state in a checkpoint file, on the CPU; tensors are mapped from disk and read when used."""
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError) as error:
-        raise ValueError(f"{path} cannot be read as a checkpoint: {str(error).splitlines()[0]}") from error
+    state = read_weights(path, mmap=True)
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise ValueError(f"{path} is not a checkpoint of `murine pretrain` (no format {FORMAT!r} in it)")
     return state
+
+
+def read_weights(path: Path, mmap: bool = False) -> Any:
+    """What a file of torch's holds, on the CPU, if it is nothing but data."""
+    if not path.is_file():
+        raise FileNotFoundError(f"file {str(path)!r} does not exist")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError) as error:
+        raise ValueError(f"{path} cannot be read as weights: {str(error).splitlines()[0]}") from error
 
 
 def load_trained_backbone(path: Path | str) -> TrainedBackbone:
@@ -131,7 +138,9 @@ def load_published(model: nn.Module, path_or_state_dict: Path | str | dict[str, 
     """
     state = path_or_state_dict
     if not isinstance(state, dict):
-        state = torch.load(state, map_location="cpu", weights_only=True)
+        state = read_weights(Path(state))
+    if not isinstance(state, dict):
+        raise ValueError(f"{path_or_state_dict} holds no weights by name, but {type(state).__name__}")
     for key in PUBLISHED_KEYS:
         if isinstance(state.get(key), dict):
             state = state[key]

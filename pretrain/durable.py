@@ -63,6 +63,12 @@ def write_atomically(path: Path, write: Callable[[io.RawIOBase], Any], checksum:
     return digest
 
 
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files of a process that was killed while it wrote into the folder."""
+    for path in folder.glob(".*.tmp"):
+        path.unlink(missing_ok=True)
+
+
 def checksum_path(path: Path) -> Path:
     return path.with_name(f"{path.name}.sha256")
 

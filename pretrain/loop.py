@@ -7,6 +7,7 @@ as one that was not.
 """
 
 import math
+import os
 import random
 import signal
 import threading
@@ -32,12 +33,13 @@ from pretrain.checkpoint import (
     training_state,
 )
 from pretrain.config import CheckpointConfig
+from pretrain.durable import remove_leftovers
 from pretrain.progress import Meter, progress, say
 from pretrain.run_folder import MetricsFile, RunFolder
 
 
 class TrainingStopped(RuntimeError):
-    """Training cannot go on, or was asked to stop; the message says why and what to do."""
+    """Training cannot go on; the message says why and what to do."""
 
 
 @dataclass
@@ -91,6 +93,7 @@ class StopSignal:
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
+        self.process = os.getpid()
 
     def __enter__(self) -> "StopSignal":
         # Only the main thread may set handlers; a Ray trial runs in another and is stopped by Ray.
@@ -104,9 +107,15 @@ class StopSignal:
             signal.signal(number, handler)
 
     def note(self, number: int, frame: FrameType | None) -> None:
-        self.received = signal.Signals(number)
-        say(f"{self.received.name}: saving after this step (again to stop at once)")
-        signal.signal(number, self.handlers[number])
+        # Reader processes inherit the handler, and leave stopping to the process that trains.
+        if os.getpid() == self.process:
+            self.received = signal.Signals(number)
+            say(f"{self.received.name}: saving after this step (again to stop at once)")
+            signal.signal(number, self.handlers[number])
+
+    def raise_if_received(self) -> None:
+        if self.received:
+            raise KeyboardInterrupt(f"stopped by {self.received.name}")
 
 
 class Training:
@@ -126,6 +135,8 @@ class Training:
 
     def resume(self) -> int:
         """Restore the newest intact checkpoint, if there is one; returns its step."""
+        if self.fabric.is_global_zero:
+            remove_leftovers(self.checkpoints)
         path = newest_checkpoint(self.checkpoints)
         if path is None:
             return 0
@@ -139,7 +150,8 @@ class Training:
         """Train to the end of the last epoch, saving at least at the end of each.
 
         Raises:
-            TrainingStopped: the loss is not finite, or a signal asked to stop.
+            TrainingStopped: the loss is not finite.
+            KeyboardInterrupt: a signal asked to stop; the state is saved.
         """
         task = self.task
         shown = progress("pretrain (images)", task.steps * task.batch_size, self.step * task.batch_size)
@@ -149,9 +161,12 @@ class Training:
                 lr = task.set_lr(self.optimizer, epoch)
                 for batch in task.batches(epoch, start):
                     self.train_step(batch)
-                    self.after_step(epoch, lr, meter, stop)
+                    self.show(epoch, lr, meter)
+                    # After an epoch's last step its probe comes before saving, or resuming would leave it out.
+                    if self.step % task.steps_per_epoch:
+                        self.save_if_due(epoch, stop)
                 self.finish_epoch(epoch)
-        self.log_pending_check()
+                stop.raise_if_received()
 
     def train_step(self, batch: dict[str, Tensor]) -> None:
         """One step of the optimiser; dropout and noise draws follow from (seed, step, rank)."""
@@ -171,16 +186,17 @@ class Training:
         self.values = {name: value.detach() for name, value in values.items()}
         self.unchecked.append((self.step, self.values["loss"]))
 
-    def after_step(self, epoch: int, lr: float, meter: Meter, stop: StopSignal) -> None:
-        """Log, show, and save when it is time."""
+    def show(self, epoch: int, lr: float, meter: Meter) -> None:
+        """Move the progress on, and log when it is time."""
         if self.step % self.task.log_every == 0:
             self.log_step(epoch, lr)
         meter.advance(self.task.batch_size, f"epoch {epoch + 1}/{self.task.epochs}  {self.shown}")
-        if stop.received:
-            path = self.save(epoch)
-            raise TrainingStopped(f"stopped by {stop.received.name}; saved {path}; the same command goes on from there")
-        if time.monotonic() - self.saved_at > self.task.saving.every_minutes * 60:
+
+    def save_if_due(self, epoch: int, stop: StopSignal) -> None:
+        """Save within an epoch when it is time, or when a signal asks to stop."""
+        if stop.received or time.monotonic() - self.saved_at > self.task.saving.every_minutes * 60:
             self.save(epoch)
+        stop.raise_if_received()
 
     def log_step(self, epoch: int, lr: float) -> None:
         self.log_pending_check()
@@ -227,7 +243,7 @@ class Training:
         path = None
         if self.fabric.is_global_zero:
             state = training_state(self.task.objective, self.task.optimizer, self.task.spec, epoch)
-            require_finite(state["backbone"], self.step)
+            require_finite(state["backbone"] | state["heads"], self.step)
             path = save_checkpoint(self.checkpoints, self.step, state, self.task.saving.keep)
             self.run.status(step=self.step, steps=self.task.steps, epoch=epoch, epochs=self.task.epochs)
         self.fabric.barrier()

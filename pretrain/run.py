@@ -35,7 +35,8 @@ def pretrain(config: PretrainConfig, report: Callable[[dict[str, float]], None] 
 
     Raises:
         ValueError, FileNotFoundError, FileExistsError: one line on what is wrong with the config or the data.
-        pretrain.loop.TrainingStopped: the loss became NaN, or a signal asked to stop.
+        pretrain.loop.TrainingStopped: the loss is not finite.
+        KeyboardInterrupt: a signal asked to stop; the state is saved.
     """
     require_known_names(config)
     train = open_shards(config.data.shards)
@@ -49,7 +50,9 @@ def pretrain(config: PretrainConfig, report: Callable[[dict[str, float]], None] 
     spec = backbone_spec(config)
     # Made before the folder is, so that a wrong argument leaves no folder behind.
     objective = build_objective(config, spec, train)
-    run = open_run(config, "pretrain", f"{config.model}-{config.objective}")
+    # One process makes the folder; the others would find it half made.
+    with fabric.rank_zero_first():
+        run = open_run(config, "pretrain", f"{config.model}-{config.objective}")
     run.status(device=device_name(fabric.device), shards=str(train.folder), images=train.samples)
     task = make_task(config, fabric, spec, objective, run, train, held_out, steps_per_epoch, report)
     training = Training(task, fabric, run)

@@ -21,7 +21,7 @@ import webdataset as wds
 from PIL import ExifTags, Image, ImageOps
 
 from pretrain.config import ShardsConfig
-from pretrain.durable import write_atomically
+from pretrain.durable import remove_leftovers, write_atomically
 from pretrain.progress import progress, say
 from pretrain.sources import Item, Source
 
@@ -54,6 +54,7 @@ def write_shards(source: Source, config: ShardsConfig) -> dict:
     if (folder / INDEX).exists():
         return finished_index(folder, plan)
     open_journal(folder, plan)
+    remove_leftovers(folder)
     entries: list[dict] = []
     shards = range(0, source.count, config.shard_samples)
     done = completed_entries(folder, len(shards))
@@ -185,20 +186,29 @@ def encode(item: Item, config: ShardsConfig) -> Encoded:
         if fits and upright and config.format == "jpeg":
             image.load()
             return Encoded("jpg", data)
-        image = resize_short_side(ImageOps.exif_transpose(image), config.size)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        image = resize_short_side(ImageOps.exif_transpose(eight_bit(image)), config.size)
+        buffer = io.BytesIO()
+        if config.format == "raw":
+            np.save(buffer, np.asarray(image.convert("RGB")))
+            return Encoded("npy", buffer.getvalue())
+        image.save(buffer, "JPEG", quality=config.quality)
+        return Encoded("jpg", buffer.getvalue())
+    except Exception as error:  # Pillow's decoders raise nearly anything on damaged bytes; the image is listed
         return Encoded(problem=f"{type(error).__name__}: {error}".replace("\n", " "))
-    buffer = io.BytesIO()
-    if config.format == "raw":
-        np.save(buffer, np.asarray(image.convert("RGB")))
-        return Encoded("npy", buffer.getvalue())
-    image.save(buffer, "JPEG", quality=config.quality)
-    return Encoded("jpg", buffer.getvalue())
+
+
+def eight_bit(image: Image.Image) -> Image.Image:
+    """16-bit grey by its upper byte, which Pillow would clip at 255; raises ValueError where no range is known."""
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise ValueError(f"pixels of mode {image.mode!r} have no fixed range; save the image with 8 or 16 bits")
+    return image
 
 
 def resize_short_side(image: Image.Image, size: int) -> Image.Image:
     """Antialiased bilinear resize that keeps the aspect; grey stays grey, everything else becomes RGB."""
-    image = image.convert("L" if image.mode in ("1", "L", "I;16") else "RGB")
+    image = image.convert("L" if image.mode in ("1", "L") else "RGB")
     scale = size / min(image.size)
     width, height = (max(size, round(side * scale)) for side in image.size)
     return image if (width, height) == image.size else image.resize((width, height), Image.Resampling.BILINEAR)

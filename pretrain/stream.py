@@ -132,7 +132,7 @@ def decode(sample: dict) -> tuple[np.ndarray, int, int | None]:
             pixels = np.load(io.BytesIO(sample[extension]), allow_pickle=False)
         label = int(sample["cls"]) if "cls" in sample else None
         return pixels, int(sample["__key__"]), label
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # Pillow's decoders raise nearly anything on damaged bytes
         raise ValueError(
             f"sample {sample['__key__']} of {sample['__url__']} cannot be decoded ({type(error).__name__}: {error}); "
             f"check the shards with `murine shards verify={Path(sample['__url__']).parent}`"

@@ -32,9 +32,8 @@ def sweep(config: SweepConfig) -> tuple[Path, pd.DataFrame]:
     """
     if not config.grid:
         raise ValueError("grid is empty; for example grid.pretrain.optimizer.lr=[0.003,0.03]")
-    for key in ("shards",):
-        if getattr(config.pretrain.data, key) is None:
-            raise ValueError(f"pretrain.data.{key} is not set; make shards with `murine shards`")
+    if config.pretrain.data.shards is None:
+        raise ValueError("pretrain.data.shards is not set; make shards with `murine shards`")
     if config.predictivity.recording is None:
         raise ValueError("predictivity.recording is not set; make one with `murine simulate`")
     config = with_absolute_paths(config)

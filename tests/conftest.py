@@ -1,8 +1,21 @@
-"""What tests share: where the reference values and real data lie, if they are here."""
+"""What tests share: the reference values, if they are here, and tiny images, shards, recordings and runs.
 
+Tiny runs train timm's `test_resnet` (0.4 million parameters) on 32-pixel views.
+"""
+
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
+
+from neural_data.simulate import SimulationConfig, write_simulation
+from pretrain.config import PretrainConfig, ShardsConfig
+
+TINY_MODEL = "timm/test_resnet"
+TINY_IMAGES = 50
 
 
 @pytest.fixture(scope="session")
@@ -12,3 +25,81 @@ def shared() -> Path:
     if not (folder / "reference" / "values").is_dir():
         pytest.skip(f"reference values and real data are not here ({folder} is absent)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def mouse_vision(shared: Path) -> Path:
+    """Reference values of the mouse-vision code."""
+    return shared / "reference" / "values" / "mouse_vision"
+
+
+def smooth_image(rng: np.random.Generator, width: int, height: int, hue: int = 0) -> Image.Image:
+    """A picture of a few soft blobs, which JPEG keeps nearly as it is; `hue` is the channel that is strongest."""
+    coarse = rng.integers(0, 140, (4, 4, 3), np.uint8)
+    coarse[..., hue] += 110
+    return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+
+
+@pytest.fixture(scope="session")
+def class_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of two class folders, "green" and "red", with 25 JPEGs each, of various sizes."""
+    folder = tmp_path_factory.mktemp("images")
+    rng = np.random.default_rng(0)
+    for number in range(TINY_IMAGES):
+        name, hue = (("green", 1), ("red", 0))[number % 2]
+        (folder / name).mkdir(exist_ok=True)
+        width, height = rng.integers(40, 72, 2)
+        smooth_image(rng, width, height, hue).save(folder / name / f"{number:03d}.jpg", quality=95)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_shards(class_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four shards with the images of `class_folder`, 40 pixels on the short side."""
+    from pretrain.shards import write_shards
+    from pretrain.sources import open_source
+
+    out = tmp_path_factory.mktemp("shards") / "tiny"
+    config = ShardsConfig(source=str(class_folder), out=str(out), size=40, shard_samples=16)
+    write_shards(open_source(config), config)
+    return out
+
+
+@pytest.fixture(scope="session")
+def tiny_config(tiny_shards: Path) -> Callable[..., PretrainConfig]:
+    """Makes the config of a tiny pretraining: 2 epochs of 6 steps; keyword `keys` are dotted keys to change."""
+    from ray_jobs.config import compose_mapping
+
+    def make(out: Path, keys: dict[str, Any] | None = None) -> PretrainConfig:
+        tiny = {
+            "model": TINY_MODEL,
+            "objective_args": {"dim": 16, "negatives": 20},
+            "data": {"shards": str(tiny_shards), "labelled": str(tiny_shards), "workers": 0, "shuffle_buffer": 20},
+            "views": {"size": 32},
+            "probe": {"k": 5},
+            "epochs": 2,
+            "batch_size": 8,
+            "accelerator": "cpu",
+            "log_every": 1,
+            "out": str(out),
+        }
+        return compose_mapping("pretrain", tiny | (keys or {}))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tiny_config: Callable[..., PretrainConfig], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder of a finished tiny pretraining; tests only read it."""
+    from pretrain.run import pretrain
+
+    return pretrain(tiny_config(tmp_path_factory.mktemp("runs") / "tiny"))
+
+
+@pytest.fixture(scope="session")
+def tiny_recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A simulated recording: 2 animals, 2 areas, 5 neurons in each, 30 stimuli of 32 pixels, 10 repeats."""
+    out = tmp_path_factory.mktemp("recordings") / "tiny"
+    return write_simulation(
+        SimulationConfig(str(out), animals=2, neurons_per_area=5, stimuli=30, repeats=10, size=32, dead_neurons=0.1)
+    )

@@ -13,7 +13,8 @@ from torch import Tensor
 # 2^12 = 4096-fold powers separate eigenvalues that differ by half a per cent to eight digits.
 SQUARINGS = 12
 RANK_ONE_TOLERANCE = 1e-12
-NO_VARIANCE = 1e-12
+# Squared, relative to features and responses of size 1: float32 features know no direction smaller than this.
+NO_VARIANCE = 1e-16
 
 
 class PLSMapping:
@@ -55,23 +56,31 @@ class PLSMapping:
         components = min(self.n_components, len(X) - 1, X.shape[1])
         sets = len(Y)
         mean = Y.mean(1, keepdims=True)
-        responses = torch.from_numpy(Y - mean)
-        train = torch.from_numpy(X).expand(sets, -1, -1).clone()
-        test = torch.from_numpy(X_test).expand(sets, -1, -1).clone()
+        # Tolerances are relative to 1; predictions do not depend on the features' unit and follow the responses'.
+        feature_unit, response_unit = largest(X), largest(Y - mean)
+        responses = torch.from_numpy((Y - mean) / response_unit)
+        train = torch.from_numpy(X / feature_unit).expand(sets, -1, -1).clone()
+        test = torch.from_numpy(X_test / feature_unit).expand(sets, -1, -1).clone()
         predicted = torch.zeros(sets, len(X_test), Y.shape[2], dtype=torch.float64)
         covariance = train.mT @ responses
         for _ in range(components):
             weights = leading_directions(covariance)
             scores, test_scores = train @ weights, test @ weights
             # Where nothing is left to explain, scores are zero and the component adds nothing.
-            inverse = 1 / scores.square().sum(1, keepdim=True).clamp(min=NO_VARIANCE)
+            length = scores.square().sum(1, keepdim=True)
+            inverse = torch.where(length > NO_VARIANCE, 1 / length, 0)
             loadings = train.mT @ scores * inverse
             answers = scores.mT @ responses * inverse
             predicted += test_scores @ answers
             train -= scores @ loadings.mT
             test -= test_scores @ loadings.mT
             covariance -= loadings @ (scores.mT @ responses)
-        return predicted.numpy() + mean
+        return predicted.numpy() * response_unit + mean
+
+
+def largest(values: np.ndarray) -> float:
+    """The largest absolute value; 1 where there is none above 0."""
+    return float(np.abs(values).max(initial=0)) or 1.0
 
 
 def check_shapes(X: np.ndarray, Y: np.ndarray) -> None:

@@ -65,6 +65,7 @@ def predictivity(config: PredictivityConfig) -> Path:
     layers = config.layers or list(model_info(trained.spec.name).fit_layers)
     features = model_features(trained, recording, layers, config)
     run = open_run(config, "predictivity", "predictivity")
+    require_same_checkpoint(run, trained)
     run.status(
         recording=recording.name, checkpoint=str(trained.path), checkpoint_epoch=trained.epoch,
         checkpoint_step=trained.step, stimuli=len(recording.stimuli), device="cpu",
@@ -72,9 +73,16 @@ def predictivity(config: PredictivityConfig) -> Path:
     say(recording.summary())
     excluded = pd.concat([data.excluded for data in animals], ignore_index=True)
     say_excluded(excluded, animals)
-    scores = score_all(run, features, animals, recording, config)
+    scores = score_all(run, features, [data for data in animals if len(data.neurons)], recording, config)
     write_tables(run, scores, excluded, features, config)
     return run.path
+
+
+def require_same_checkpoint(run: RunFolder, trained: TrainedBackbone) -> None:
+    """Refuse to mix scores of two checkpoints: a pretraining can have gone on since the run folder was made."""
+    before = run.facts.get("checkpoint")
+    if before not in (None, str(trained.path)):
+        raise FileExistsError(f"{run.path} holds scores of {before}, not of {trained.path}; choose another out=")
 
 
 def animal_data(recording: Recording, animal: str, config: PredictivityConfig) -> AnimalData:
@@ -92,9 +100,11 @@ def animal_data(recording: Recording, animal: str, config: PredictivityConfig) -
     responses = repeated.responses[:, twice]
     reason, reliability = exclusions(responses, config)
     kept = reason == ""
-    if not kept.any():
+    if kept.any():
+        half1, half2 = halves_batch(responses[:, :, kept], config.halvings)
+    else:
         say(f"animal {animal}: no neuron can be scored")
-    half1, half2 = halves_batch(responses[:, :, kept], config.halvings)
+        half1 = half2 = np.zeros((config.halvings, responses.shape[1], 0))
     excluded = recording.neurons.iloc[repeated.neurons[~kept]][["neuron_id", "animal", "area"]].assign(
         reason=reason[~kept], reliability=reliability[~kept]
     )

@@ -27,7 +27,7 @@ def summarise(
     """
     rows = []
     for (model, layer), table in scores.groupby(["model", "layer"], sort=False):
-        for area, animal in neuron_groups(scores):
+        for area, animal in neuron_groups(pd.concat([scores, excluded])):
             group, left_out = select(table, area, animal), select(excluded, area, animal)
             defined = group[group["score"].notna()]
             reasons = left_out["reason"].value_counts()
@@ -52,9 +52,9 @@ def summarise(
     return pd.DataFrame(rows)
 
 
-def neuron_groups(scores: pd.DataFrame) -> list[tuple[str, str]]:
+def neuron_groups(neurons: pd.DataFrame) -> list[tuple[str, str]]:
     """(area, animal) pairs: all neurons, each area, each animal of each area; in order of appearance."""
-    pairs = list(scores[["area", "animal"]].drop_duplicates().itertuples(index=False, name=None))
+    pairs = list(neurons[["area", "animal"]].drop_duplicates().itertuples(index=False, name=None))
     areas = list(dict.fromkeys(area for area, _ in pairs))
     return [(ALL, ALL), *((area, ALL) for area in areas), *pairs]
 

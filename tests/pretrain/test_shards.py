@@ -1,0 +1,395 @@
+"""Shards: pixels and sizes, what cannot be read, interruption, and verification."""
+
+import io
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from pretrain import shards
+from pretrain.config import ShardsConfig
+from pretrain.shards import encode, read_index, verify_shards, write_shards
+from pretrain.sources import Item, Source, open_source
+
+ORIENTATION = 0x0112
+
+
+def gradient(width: int, height: int) -> np.ndarray:
+    """Red grows to the right, green downwards: a picture whose orientation can be seen."""
+    pixels = np.zeros((height, width, 3), np.uint8)
+    pixels[..., 0] = np.linspace(0, 250, width)[None]
+    pixels[..., 1] = np.linspace(0, 250, height)[:, None]
+    return pixels
+
+
+def encoded(pixels: np.ndarray | Image.Image, kind: str = "JPEG", mode: str = "RGB", **options: object) -> bytes:
+    image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
+    buffer = io.BytesIO()
+    image.convert(mode).save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def stored(data: bytes | np.ndarray | Path, **keys: object) -> np.ndarray:
+    """The pixels that a shard holds of an image."""
+    found = encode(Item("image", data), ShardsConfig(**keys))
+    assert not found.problem, found.problem
+    if found.extension == "npy":
+        return np.load(io.BytesIO(found.data), allow_pickle=False)
+    return np.asarray(Image.open(io.BytesIO(found.data)))
+
+
+def listed(items: list[Item]) -> Source:
+    return Source(len(items), lambda start: iter(items[start:]), f"{len(items)} items")
+
+
+def samples(folder: Path) -> dict[str, dict[str, bytes]]:
+    """Every member of every shard, by global index and extension."""
+    found: dict[str, dict[str, bytes]] = {}
+    for path in sorted(folder.glob("*.tar")):
+        with tarfile.open(path) as tar:
+            for member in tar:
+                key, _, extension = member.name.partition(".")
+                found.setdefault(key, {})[extension] = tar.extractfile(member).read()
+    return found
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def test_class_folders_become_shards_with_labels_and_an_index(class_folder, tiny_shards):
+    index, found = read_index(tiny_shards), samples(tiny_shards)
+    assert index["samples"] == len(found) == 50
+    assert [entry["samples"] for entry in index["shards"]] == [16, 16, 16, 2]
+    assert index["classes"] == ["green", "red"]
+    assert index["labels"] == [0, 1]
+    assert index["unreadable"] == []
+    assert sorted(p.name for p in tiny_shards.iterdir()) == ["index.json", *(f"shard-{n:06d}.tar" for n in range(4))]
+    for sample in found.values():
+        red, green = np.asarray(Image.open(io.BytesIO(sample["jpg"])), float).mean((0, 1))[:2]
+        assert (red > green) == (sample["cls"] == b"1")
+
+
+def test_the_global_index_is_contiguous_over_shards_and_unreadable_images(tmp_path):
+    items = [Item(f"{n}", b"broken" if n in (0, 5, 6, 11) else encoded(gradient(9, 9))) for n in range(20)]
+    config = ShardsConfig(out=str(tmp_path / "s"), size=9, shard_samples=6, max_unreadable=0.5)
+    index = write_shards(listed(items), config)
+    assert sorted(samples(tmp_path / "s")) == [f"{n:09d}" for n in range(16)]
+    assert [entry["samples"] for entry in index["shards"]] == [4, 4, 6, 2]
+
+
+@settings(deadline=None, max_examples=60)
+@given(width=st.integers(1, 300), height=st.integers(1, 300), size=st.integers(8, 64), raw=st.booleans())
+def test_the_short_side_and_the_aspect_of_any_size(width, height, size, raw):
+    pixels = stored(gradient(width, height), size=size, format="raw" if raw else "jpeg")
+    assert min(pixels.shape[:2]) == size
+    assert abs(pixels.shape[1] - size * width / min(width, height)) <= 0.5
+    assert abs(pixels.shape[0] - size * height / min(width, height)) <= 0.5
+    assert pixels.shape[2] == 3
+
+
+def test_resizing_is_antialiased_bilinear():
+    pixels = np.random.default_rng(0).integers(0, 256, (120, 90, 3), np.uint8)
+    expected = np.asarray(Image.fromarray(pixels).resize((30, 40), Image.Resampling.BILINEAR))
+    np.testing.assert_array_equal(stored(pixels, size=30, format="raw"), expected)
+
+
+def test_a_jpeg_that_fits_is_kept_byte_by_byte():
+    config = ShardsConfig(size=40)
+    for mode in ("RGB", "L"):
+        data = encoded(gradient(40, 61), mode=mode, quality=33)
+        assert encode(Item("x", data), config).data == data
+    larger = encoded(gradient(41, 61), quality=33)
+    assert encode(Item("x", larger), config).data != larger
+
+
+@pytest.mark.parametrize("fits", [True, False])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied(orientation, fits):
+    upright = Image.fromarray(gradient(60, 40))
+    turns = {
+        2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_90, 7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_270,
+    }  # fmt: skip
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    lying = upright.transpose(turns[orientation]) if orientation in turns else upright
+    pixels = stored(encoded(lying, exif=exif, quality=95), size=40 if fits else 20)
+    assert pixels.shape == ((40, 60, 3) if fits else (20, 30, 3))
+    difference = np.abs(pixels.astype(float) - np.asarray(upright.resize(pixels.shape[1::-1])))
+    assert difference.mean() < 3
+
+
+def test_kinds_of_pixels_become_grey_or_colour():
+    pixels = gradient(40, 40)
+    colour, grey = pixels.astype(float), np.asarray(Image.fromarray(pixels).convert("L"), float)
+    for kind, mode, expected in (
+        ("PNG", "RGB", colour),
+        ("PNG", "RGBA", colour),
+        ("PNG", "L", grey),
+        ("PNG", "LA", np.repeat(grey[..., None], 3, 2)),
+        ("GIF", "P", colour),
+        ("PNG", "P", colour),
+        ("WEBP", "RGB", colour),
+        ("TIFF", "CMYK", colour),
+        ("BMP", "RGB", colour),
+    ):
+        found = stored(encoded(pixels, kind, mode), size=40)
+        assert found.shape == expected.shape, (kind, mode)
+        assert np.abs(found - expected).mean() < 12, (kind, mode)
+
+
+def test_sixteen_bit_grey_keeps_its_tones():
+    tones = np.linspace(0, 65535, 40 * 40).reshape(40, 40).astype(np.uint16)
+    for kind in ("PNG", "TIFF"):
+        buffer = io.BytesIO()
+        Image.fromarray(tones).save(buffer, kind)
+        assert np.abs(stored(buffer.getvalue(), size=40) - tones / 257.0).max() < 8
+
+
+def test_pixels_without_a_range_are_listed_as_unreadable():
+    buffer = io.BytesIO()
+    Image.fromarray(np.linspace(0, 1, 1600, dtype=np.float32).reshape(40, 40)).save(buffer, "TIFF")
+    assert "no fixed range" in encode(Item("x", buffer.getvalue()), ShardsConfig()).problem
+
+
+def test_no_damage_to_a_file_escapes_the_count_of_unreadable_images():
+    rng, outcomes = random.Random(0), {"read": 0, "unreadable": 0}
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    whole = [encoded(gradient(20, 16), kind, exif=exif) for kind in ("JPEG", "PNG", "WEBP")]
+    whole += [encoded(gradient(20, 16), kind, mode) for kind, mode in (("GIF", "P"), ("BMP", "RGB"), ("PPM", "L"))]
+    for data in whole:
+        for _ in range(60):
+            damaged = bytearray(data)
+            for _ in range(rng.randint(1, 6)):
+                damaged[rng.randrange(min(len(data), rng.choice((40, 200, 10**6))))] = rng.randrange(256)
+            found = encode(Item("x", bytes(damaged)), ShardsConfig(size=16))
+            outcomes["unreadable" if found.problem else "read"] += 1
+            assert "\n" not in found.problem
+    assert min(outcomes.values()) > 50
+
+
+def test_a_truncated_jpeg_is_unreadable_also_where_it_would_be_kept():
+    data = encoded(gradient(40, 40))
+    assert "truncated" in encode(Item("x", data[: len(data) // 2]), ShardsConfig(size=40)).problem
+
+
+def test_unreadable_images_are_counted_listed_and_left_out(tmp_path, capsys):
+    items = [Item(f"image {n}", b"no image" if n == 70 else encoded(gradient(9, 9))) for n in range(100)]
+    index = write_shards(listed(items), ShardsConfig(out=str(tmp_path / "s"), size=9))
+    assert index["samples"] == 99
+    assert len(index["unreadable"]) == 1
+    assert index["unreadable"][0].startswith("image 70: UnidentifiedImageError")
+    assert "1 unreadable images left out" in capsys.readouterr().err
+    assert json.loads((tmp_path / "s" / "index.json").read_text()) == index
+
+
+def test_more_than_one_per_cent_unreadable_fails_unless_allowed(tmp_path):
+    items = [Item(f"image {n}", b"" if n in (3, 70) else encoded(gradient(9, 9))) for n in range(100)]
+    keys = {"out": str(tmp_path / "s"), "size": 9, "shard_samples": 30}
+    with pytest.raises(
+        ValueError, match=r"2 of 100 images cannot be read, more than 1.0%; the first: image 3:.*max_unr"
+    ):
+        write_shards(listed(items), ShardsConfig(**keys))
+    with pytest.raises(FileNotFoundError, match="interrupted; run the same command again"):
+        read_index(tmp_path / "s")
+    assert write_shards(listed(items), ShardsConfig(**keys, max_unreadable=0.02))["samples"] == 98
+
+
+def test_nothing_readable_at_all_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match="none of the 2 images could be read; the first: a: "):
+        write_shards(
+            listed([Item("a", b"x"), Item("b", b"y")]), ShardsConfig(out=str(tmp_path / "s"), max_unreadable=1)
+        )
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "raw"])
+def test_interrupted_anywhere_and_run_again_gives_the_same_bytes(class_folder, tmp_path, monkeypatch, kind):
+    def config(name: str) -> ShardsConfig:
+        return ShardsConfig(source=str(class_folder), out=str(tmp_path / name), size=24, shard_samples=9, format=kind)
+
+    write_shards(open_source(config("whole")), config("whole"))
+    original, calls = shards.encode, []
+
+    def failing(item: Item, settings: ShardsConfig) -> shards.Encoded:
+        calls.append(item.name)
+        if len(calls) in (5, 30, 45, 60):
+            raise KeyboardInterrupt
+        return original(item, settings)
+
+    monkeypatch.setattr(shards, "encode", failing)
+    runs = 0
+    while not (tmp_path / "stopped" / "index.json").exists():
+        runs += 1
+        try:
+            write_shards(open_source(config("stopped")), config("stopped"))
+        except KeyboardInterrupt:
+            continue
+    assert runs == 5
+    assert contents(tmp_path / "whole") == contents(tmp_path / "stopped")
+
+
+KILLED_WHILE_WRITING = """
+import os, signal, sys
+from pretrain import shards
+from pretrain.config import ShardsConfig
+from pretrain.sources import open_source
+
+original, seen = shards.encode, []
+
+def encode(item, config):
+    seen.append(item)
+    if len(seen) == 22:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return original(item, config)
+
+shards.encode = encode
+config = ShardsConfig(source=sys.argv[1], out=sys.argv[2], size=24, shard_samples=9)
+shards.write_shards(open_source(config), config)
+"""
+
+
+def test_killed_and_run_again_gives_the_same_bytes(class_folder, tmp_path):
+    out = tmp_path / "killed"
+    root = Path(__file__).resolve().parents[2]
+    command = [sys.executable, "-c", KILLED_WHILE_WRITING, str(class_folder), str(out)]
+    killed = subprocess.run(command, cwd=root, env=os.environ | {"PYTHONPATH": str(root)}, capture_output=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert not (out / "index.json").exists()
+    assert (out / "shard-000001.tar").exists()
+    for name in ("killed", "whole"):
+        config = ShardsConfig(source=str(class_folder), out=str(tmp_path / name), size=24, shard_samples=9)
+        write_shards(open_source(config), config)
+    assert contents(out) == contents(tmp_path / "whole")
+
+
+def test_a_shard_lost_after_an_interruption_is_written_again(class_folder, tmp_path, monkeypatch):
+    config = ShardsConfig(source=str(class_folder), out=str(tmp_path / "s"), size=24, shard_samples=9)
+    monkeypatch.setattr(shards, "finish", lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        write_shards(open_source(config), config)
+    whole = (tmp_path / "s" / "shard-000001.tar").read_bytes()
+    (tmp_path / "s" / "shard-000001.tar").write_bytes(whole[:-1000])
+    monkeypatch.undo()
+    write_shards(open_source(config), config)
+    assert (tmp_path / "s" / "shard-000001.tar").read_bytes() == whole
+    assert verify_shards(tmp_path / "s") == []
+
+
+def test_a_finished_folder_is_left_alone(class_folder, tmp_path, capsys):
+    config = ShardsConfig(source=str(class_folder), out=str(tmp_path / "s"), size=24)
+    index = write_shards(open_source(config), config)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "s").iterdir()}
+    assert write_shards(open_source(config), config) == index
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "s").iterdir()} == before
+    assert "is complete already: 50 images" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("finished", [True, False])
+@pytest.mark.parametrize(
+    ("keys", "line"),
+    [
+        ({"size": 25}, "size=24, not 25"),
+        ({"quality": 50}, "quality=95, not 50"),
+        ({"format": "raw"}, "encoding='jpeg', not 'raw'"),
+        ({"shard_samples": 8}, "shard_samples=9, not 8"),
+        ({"seed": 1}, "source="),
+    ],
+)
+def test_another_config_into_the_same_folder_is_refused(class_folder, tmp_path, monkeypatch, finished, keys, line):
+    keys_of_both = {"source": str(class_folder), "out": str(tmp_path / "s"), "size": 24, "shard_samples": 9}
+    config = ShardsConfig(**keys_of_both)
+    if not finished:
+        monkeypatch.setattr(shards, "write_shard", lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt))
+    try:
+        write_shards(open_source(config), config)
+    except KeyboardInterrupt:
+        monkeypatch.undo()
+    other = ShardsConfig(**(keys_of_both | keys))
+    with pytest.raises(FileExistsError, match=f"{line}.*choose another out="):
+        write_shards(open_source(other), other)
+
+
+def test_a_folder_with_other_files_is_refused(class_folder, tmp_path):
+    (tmp_path / "thesis.tex").write_text("x")
+    config = ShardsConfig(source=str(class_folder), out=str(tmp_path))
+    with pytest.raises(FileExistsError, match="is not empty and holds no shards"):
+        write_shards(open_source(config), config)
+
+
+@pytest.fixture
+def copied(tiny_shards: Path, tmp_path: Path) -> Iterator[Path]:
+    """A copy of the tiny shards to damage."""
+    folder = tmp_path / "copy"
+    folder.mkdir()
+    for path in tiny_shards.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    assert verify_shards(folder) == []
+    return folder
+
+
+@settings(deadline=None, max_examples=20)
+@given(shard=st.integers(0, 3), place=st.floats(0, 1, exclude_max=True), flip=st.integers(1, 255))
+def test_verify_finds_any_changed_byte(tiny_shards, tmp_path_factory, shard, place, flip):
+    folder = tmp_path_factory.mktemp("flipped")
+    for path in tiny_shards.iterdir():
+        (folder / path.name).hardlink_to(path)
+    path = folder / f"shard-{shard:06d}.tar"
+    data = bytearray(path.read_bytes())
+    data[int(place * len(data))] ^= flip
+    path.unlink()
+    path.write_bytes(data)
+    problems = verify_shards(folder)
+    assert len(problems) == 1
+    assert problems[0].startswith(f"{path.name}: SHA-256")
+
+
+def test_verify_finds_missing_short_and_extra_shards(copied):
+    (copied / "shard-000000.tar").unlink()
+    short = (copied / "shard-000002.tar").read_bytes()[:-512]
+    (copied / "shard-000002.tar").write_bytes(short)
+    (copied / "shard-000009.tar").write_bytes(b"")
+    problems = verify_shards(copied)
+    assert [problem.split(":")[0] for problem in problems] == [
+        "shard-000009.tar", "shard-000000.tar", "shard-000002.tar",
+    ]  # fmt: skip
+    assert "not in the index" in problems[0]
+    assert "missing" in problems[1]
+    assert f"{len(short):,} bytes" in problems[2]
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [("{", "is not JSON"), ("[]", "has no format"), ('{"format": "other"}', "was not written by `murine shards`")],
+)
+def test_an_index_that_is_not_ours_is_one_line(tmp_path, text, line):
+    (tmp_path / "index.json").write_text(text)
+    with pytest.raises(ValueError, match=line):
+        read_index(tmp_path)
+
+
+def test_no_index_says_how_to_make_shards(tmp_path):
+    with pytest.raises(FileNotFoundError, match="make shards with `murine shards"):
+        read_index(tmp_path)
+
+
+def test_arrays_of_a_source_are_stored_exactly_as_raw(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 12, 12, 3), np.uint8)
+    items = [Item(str(n), image, n) for n, image in enumerate(pixels)]
+    write_shards(listed(items), ShardsConfig(out=str(tmp_path / "s"), size=12, format="raw"))
+    for key, sample in samples(tmp_path / "s").items():
+        np.testing.assert_array_equal(np.load(io.BytesIO(sample["npy"]), allow_pickle=False), pixels[int(key)])
+        assert sample["cls"] == str(int(key)).encode()

@@ -1,0 +1,170 @@
+"""Sources: folders and Parquet files as fixed sequences of images."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from pretrain.config import ShardsConfig
+from pretrain.sources import Item, open_source
+
+
+def jpeg(value: int = 0) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (10, 12), (value, 0, 0)).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+def write_parquet(path: Path, **columns: list) -> Path:
+    pq.write_table(pa.table(columns), path, row_group_size=7)
+    return path
+
+
+def read(path: Path, start: int = 0, **keys: object) -> list[Item]:
+    return list(open_source(ShardsConfig(source=str(path), **keys)).items(start))
+
+
+def test_a_flat_folder_has_images_without_labels(tmp_path):
+    for name in ("b.JPG", "a.png", "c.jpeg", "notes.txt"):
+        (tmp_path / name).write_bytes(jpeg())
+    source = open_source(ShardsConfig(source=str(tmp_path)))
+    items = list(source.items(0))
+    assert source.count == 3
+    assert sorted(item.name for item in items) == ["a.png", "b.JPG", "c.jpeg"]
+    assert {item.label for item in items} == {None}
+    assert source.classes is None
+
+
+def test_class_folders_are_labels_in_sorted_order(tmp_path):
+    for name in ("zebra/1.jpg", "ant/deep/2.jpg", "ant/3.jpg", "empty/readme.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(jpeg())
+    source = open_source(ShardsConfig(source=str(tmp_path)))
+    assert source.classes == ("ant", "zebra")
+    assert {item.name: item.label for item in source.items(0)} == {
+        "ant/deep/2.jpg": 0,
+        "ant/3.jpg": 0,
+        "zebra/1.jpg": 1,
+    }
+
+
+def test_a_folder_is_shuffled_by_its_seed_alone(class_folder):
+    orders = [[item.name for item in read(class_folder, seed=seed)] for seed in (0, 0, 1)]
+    assert orders[0] == orders[1] != orders[2]
+    assert sorted(orders[0]) == sorted(orders[2])
+    # All classes lie mixed: neither half of the sequence lacks one.
+    halves = [item.label for item in read(class_folder)]
+    assert set(halves[:25]) == set(halves[25:]) == {0, 1}
+
+
+@pytest.mark.parametrize("start", [0, 1, 17, 50])
+def test_items_from_a_start_are_the_rest_of_the_sequence(class_folder, start):
+    assert read(class_folder, start) == read(class_folder)[start:]
+
+
+def test_the_fingerprint_changes_with_the_content(tmp_path):
+    def fingerprint() -> str:
+        return open_source(ShardsConfig(source=str(tmp_path))).fingerprint
+
+    (tmp_path / "a.jpg").write_bytes(jpeg())
+    first = fingerprint()
+    assert fingerprint() == first
+    (tmp_path / "b.jpg").write_bytes(jpeg())
+    second = fingerprint()
+    (tmp_path / "b.jpg").write_bytes(jpeg() + b"more")
+    assert len({first, second, fingerprint()}) == 3
+
+
+def test_parquet_finds_its_image_column_and_labels(tmp_path):
+    images = [jpeg(i) for i in range(20)]
+    path = write_parquet(
+        tmp_path / "a.parquet", name=[f"n{i}" for i in range(20)], picture=images, label=[i % 3 for i in range(20)]
+    )
+    items = read(path)
+    assert [item.image for item in items] == images
+    assert [item.label for item in items] == [i % 3 for i in range(20)]
+    assert items[4].name == "row 4"
+
+
+def test_parquet_with_hugging_faces_struct_and_text_labels(tmp_path):
+    images = [{"bytes": jpeg(i), "path": None} for i in range(9)]
+    path = write_parquet(tmp_path / "a.parquet", image=images, label=["pine", "ash", "oak"] * 3)
+    source = open_source(ShardsConfig(source=str(path)))
+    assert source.classes == ("ash", "oak", "pine")
+    assert [item.image for item in source.items(0)] == [cell["bytes"] for cell in images]
+    assert [item.label for item in source.items(0)] == [2, 0, 1] * 3
+
+
+def test_an_empty_cell_is_an_image_without_bytes(tmp_path):
+    path = write_parquet(tmp_path / "a.parquet", image=[jpeg(), None], label=[0, 1])
+    assert [item.image for item in read(path)] == [jpeg(), b""]
+
+
+def test_parquet_without_a_column_named_label_has_no_labels(tmp_path):
+    path = write_parquet(tmp_path / "a.parquet", image=[jpeg()], kind=["x"])
+    assert read(path)[0].label is None
+    assert read(path, label_column="kind")[0].label == 0
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    rows=st.integers(1, 600), start=st.integers(0, 20), kept=st.sampled_from(["a", "b", None]), seed=st.integers(0, 99)
+)
+def test_where_keeps_rows_and_a_start_skips_kept_ones(tmp_path_factory, rows, start, kept, seed):
+    split = np.random.default_rng(seed).choice(["a", "b"], rows).tolist()
+    split[0] = kept or "a"
+    path = tmp_path_factory.mktemp("parquet") / "a.parquet"
+    write_parquet(path, image=[b"\xff\xd8\xff" + str(i).encode() for i in range(rows)], split=split)
+    expected = [i for i in range(rows) if kept is None or split[i] == kept]
+    config = ShardsConfig(source=str(path), where=kept and f"split={kept}")
+    source = open_source(config)
+    assert source.count == len(expected)
+    assert [item.name for item in source.items(start)] == [f"row {i}" for i in expected[start:]]
+    assert [item.image[3:] for item in source.items(start)] == [str(i).encode() for i in expected[start:]]
+
+
+@pytest.mark.parametrize(
+    ("keys", "line"),
+    [
+        ({"image_column": "img"}, "a.parquet has no column 'img'; its columns: image, label, split"),
+        ({"label_column": "kind"}, "no column 'kind'"),
+        ({"where": "split"}, "where='split' must be column=value"),
+        ({"where": "part=x"}, "no column 'part'"),
+        ({"where": "split=test"}, "no row of a.parquet has split = 'test'; values found: train"),
+    ],
+)
+def test_a_wrong_parquet_key_is_one_line(tmp_path, keys, line):
+    path = write_parquet(tmp_path / "a.parquet", image=[jpeg()], label=[0], split=["train"])
+    with pytest.raises(ValueError, match=line):
+        open_source(ShardsConfig(source=str(path), **keys))
+
+
+@pytest.mark.parametrize(
+    ("labels", "line"), [([0, None], "1 empty cells"), ([-1, 2], "whole numbers from 0"), ([0.5, 1.5], "whole numbers")]
+)
+def test_labels_that_are_no_classes_are_refused(tmp_path, labels, line):
+    path = write_parquet(tmp_path / "a.parquet", image=[jpeg(), jpeg()], label=labels)
+    with pytest.raises(ValueError, match=line):
+        open_source(ShardsConfig(source=str(path)))
+
+
+def test_what_is_no_source_is_one_line(tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "photo.jpg").write_bytes(jpeg())
+    (tmp_path / "broken.parquet").write_bytes(b"PAR1 no")
+    write_parquet(tmp_path / "numbers.parquet", x=[1, 2])
+    for name, error, line in (
+        ("absent", FileNotFoundError, "does not exist"),
+        ("empty", ValueError, "no images in"),
+        ("photo.jpg", ValueError, "neither a folder nor a .parquet file"),
+        ("broken.parquet", ValueError, "cannot be read as Parquet"),
+        ("numbers.parquet", ValueError, "no column of encoded images; its columns: x; say image_column=<name>"),
+    ):
+        with pytest.raises(error, match=line):
+            open_source(ShardsConfig(source=str(tmp_path / name)))
