@@ -92,7 +92,7 @@ def load_trained_backbone(path: Path | str) -> TrainedBackbone:
 
     Raises:
         FileNotFoundError: nothing there, or a run folder without an intact checkpoint.
-        ValueError: the file is not a checkpoint of ours.
+        ValueError: the file is not a checkpoint of ours, or is damaged.
     """
     path = Path(path).expanduser()
     if path.is_dir():
@@ -100,8 +100,10 @@ def load_trained_backbone(path: Path | str) -> TrainedBackbone:
         if newest is None:
             raise FileNotFoundError(f"no intact checkpoint in {path / 'checkpoints'}; train with `murine pretrain`")
         path = newest
-    if not path.is_file():
+    elif not path.is_file():
         raise FileNotFoundError(f"checkpoint {str(path)!r} does not exist (a run folder or a .pt file)")
+    elif checksum_path(path).is_file() and not is_intact(path):
+        raise ValueError(f"checkpoint {path} is damaged: its SHA-256 does not match")
     state = read_checkpoint(path)
     spec = BackboneSpec(**state["model"])
     backbone = create_model(spec.name, **spec.args)

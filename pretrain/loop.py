@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 import torch
 from lightning_fabric import Fabric
@@ -47,7 +46,8 @@ class Task:
     """What to train, on what, for how long.
 
     `batches(epoch, start)` yields an epoch's batches from number `start` on; `prepare(batch, step)` makes the views on
-    the device; `set_lr(optimizer, epoch)` is the schedule; `measure()` probes what is learned at the end of an epoch.
+    the device; `set_lr(optimizer, epoch)` is the schedule; `measure(note)` probes what is
+    learned at the end of an epoch, and notes how far it is.
     """
 
     objective: nn.Module
@@ -56,7 +56,7 @@ class Task:
     batches: Callable[[int, int], Iterator[dict[str, Tensor]]]
     prepare: Callable[[dict[str, Tensor], int], dict[str, Tensor]]
     set_lr: Callable[[Optimizer, int], float]
-    measure: Callable[[], dict[str, float]]
+    measure: Callable[[Callable[[str], None]], dict[str, float]]
     epochs: int
     steps_per_epoch: int
     batch_size: int
@@ -165,7 +165,7 @@ class Training:
                     # After an epoch's last step its probe comes before saving, or resuming would leave it out.
                     if self.step % task.steps_per_epoch:
                         self.save_if_due(epoch, stop)
-                self.finish_epoch(epoch)
+                self.finish_epoch(epoch, meter)
                 stop.raise_if_received()
 
     def train_step(self, batch: dict[str, Tensor]) -> None:
@@ -212,24 +212,28 @@ class Training:
         """Stop at a loss that is not finite. Reading losses waits for the device, so it is not done at every step."""
         for step, loss in self.unchecked:
             if not math.isfinite(loss.item()):
-                good = newest_checkpoint(self.checkpoints)
-                self.run.status(state="failed", message=f"loss {loss.item()} at step {step}")
-                raise TrainingStopped(
-                    f"the loss is {loss.item()} at step {step:,}; the last good checkpoint is {good or 'none yet'}; "
-                    "lower optimizer.lr (with another out=) or look at the data of that step"
-                )
+                self.fail(f"the loss is {loss.item()}", step)
         self.unchecked.clear()
 
-    def finish_epoch(self, epoch: int) -> None:
+    def fail(self, what: str, step: int) -> None:
+        """Stop for good, with the last checkpoint that was good."""
+        good = newest_checkpoint(self.checkpoints)
+        self.run.status(state="failed", message=f"{what} at step {step}")
+        raise TrainingStopped(
+            f"{what} at step {step:,}; the last good checkpoint is {good or 'none yet'}; "
+            "lower optimizer.lr (with another out=) or look at the data of that step"
+        )
+
+    def finish_epoch(self, epoch: int, meter: Meter) -> None:
         """Probe and save."""
         self.log_pending_check()
         if self.task.probe_every_epochs and (epoch + 1) % self.task.probe_every_epochs == 0:
-            self.measure(epoch)
+            self.measure(epoch, meter)
         self.save(epoch + 1)
 
-    def measure(self, epoch: int) -> None:
+    def measure(self, epoch: int, meter: Meter) -> None:
         with self.fabric.autocast():
-            measured = self.task.measure()
+            measured = self.task.measure(lambda text: meter.advance(0, text))
         self.log.add(self.step, epoch, self.step * self.task.batch_size, measured)
         self.task.after_measure()
         shown = "  ".join(f"{name} {value:.3f}" for name, value in measured.items())
@@ -243,7 +247,8 @@ class Training:
         path = None
         if self.fabric.is_global_zero:
             state = training_state(self.task.objective, self.task.optimizer, self.task.spec, epoch)
-            require_finite(state["backbone"] | state["heads"], self.step)
+            if broken := not_finite(state["backbone"] | state["heads"]):
+                self.fail(f"{broken!r} is not finite", self.step)
             path = save_checkpoint(self.checkpoints, self.step, state, self.task.saving.keep)
             self.run.status(step=self.step, steps=self.task.steps, epoch=epoch, epochs=self.task.epochs)
         self.fabric.barrier()
@@ -252,10 +257,12 @@ class Training:
         return path
 
 
-def require_finite(weights: dict[str, Any], step: int) -> None:
+def not_finite(weights: dict[str, Tensor]) -> str | None:
+    """The name of the first tensor with a value that is not finite."""
     for key, value in weights.items():
         if value.is_floating_point() and not bool(value.isfinite().all()):
-            raise TrainingStopped(f"{key!r} is not finite after step {step:,}; lower optimizer.lr (with another out=)")
+            return key
+    return None
 
 
 def derived_seed(*parts: int | str) -> int:

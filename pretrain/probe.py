@@ -41,14 +41,17 @@ class Probe:
     def has_labels(self) -> bool:
         return bool(self.train.labels and self.held_out and self.held_out.labels)
 
-    def measure(self, backbone: nn.Module) -> dict[str, float]:
-        """`knn_accuracy` (0 to 1; only with labels), `rankme`, and `feature_std` relative to isotropic features."""
+    def measure(self, backbone: nn.Module, note: Callable[[str], None] = lambda text: None) -> dict[str, float]:
+        """`knn_accuracy` (0 to 1; only with labels), `rankme`, and `feature_std` relative to isotropic features.
+
+        `note` is told how far it is.
+        """
         training = backbone.training
         backbone.eval()
-        features, labels = self.features(backbone, self.held_out or self.train, self.config.test_images)
+        features, labels = self.features(backbone, self.held_out or self.train, self.config.test_images, note)
         measured = {"rankme": rankme(features[:RANK_IMAGES]), "feature_std": relative_spread(features)}
         if self.has_labels:
-            bank, bank_labels = self.features(backbone, self.train, self.config.bank_images)
+            bank, bank_labels = self.features(backbone, self.train, self.config.bank_images, note)
             measured["knn_accuracy"] = knn_accuracy(
                 bank, bank_labels, features, labels, self.config.k, self.config.temperature
             )
@@ -57,13 +60,16 @@ class Probe:
         return measured
 
     @torch.no_grad()
-    def features(self, backbone: nn.Module, shards: ShardSet, limit: int) -> tuple[Tensor, Tensor | None]:
+    def features(
+        self, backbone: nn.Module, shards: ShardSet, limit: int, note: Callable[[str], None]
+    ) -> tuple[Tensor, Tensor | None]:
         """L2-normalised features (images, d) and labels (images,) of the first images of the shards."""
         features, labels, seen = [], [], 0
         for batch in load_batches(EpochBatches(shards, BATCH, drop_last=False), workers=0):
             features.append(F.normalize(backbone(self.view(batch)).float(), dim=1))
             labels.append(batch.get("label"))
             seen += len(features[-1])
+            note(f"probe: {seen:,} of {min(limit, shards.samples):,} images of {shards.folder.name}")
             if seen >= limit:
                 break
         known = all(label is not None for label in labels)

@@ -61,6 +61,8 @@ def pretrain(config: PretrainConfig, report: Callable[[dict[str, float]], None] 
         save_pictures_of_views(run.path / "views.png", config, spec, train)
     if training.step < task.steps:
         training.train()
+    else:
+        say(f"{run.path} is complete already")
     run.status(state="finished")
     return run.path
 
@@ -115,8 +117,8 @@ def make_task(
     if probe.has_labels:
         run.status(knn_chance=1 / len(held_out.labels))
 
-    def measure() -> dict[str, float]:
-        measured = probe.measure(objective.backbone)
+    def measure(note: Callable[[str], None]) -> dict[str, float]:
+        measured = probe.measure(objective.backbone, note)
         if report:
             report(measured)
         return measured

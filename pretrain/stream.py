@@ -114,7 +114,16 @@ class EpochBatches(IterableDataset):
             rng = random.Random(f"{self.seed} {self.epoch}")
             rng.shuffle(urls)
             stages.append(wds.shuffle(self.buffer, initial=self.buffer, rng=rng))
-        return iter(wds.DataPipeline(wds.SimpleShardList(urls), *stages))
+        found = 0
+        for sample in wds.DataPipeline(wds.SimpleShardList(urls), *stages):
+            found += 1
+            yield sample
+        # A tar ends at its first empty block, so that damage can also hide the samples behind it.
+        if found != self.shards.samples:
+            raise ValueError(
+                f"{self.shards.folder} gave {found:,} samples, its index says {self.shards.samples:,}; "
+                f"check the shards with `murine shards verify={self.shards.folder}`"
+            )
 
 
 def load_batches(batches: EpochBatches, workers: int, pin: bool = False) -> Iterator[dict[str, Tensor]]:

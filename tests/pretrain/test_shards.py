@@ -165,6 +165,7 @@ def test_pixels_without_a_range_are_listed_as_unreadable():
     assert "no fixed range" in encode(Item("x", buffer.getvalue()), ShardsConfig()).problem
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")
 def test_no_damage_to_a_file_escapes_the_count_of_unreadable_images():
     rng, outcomes = random.Random(0), {"read": 0, "unreadable": 0}
     exif = Image.Exif()
@@ -184,7 +185,8 @@ def test_no_damage_to_a_file_escapes_the_count_of_unreadable_images():
 
 def test_a_truncated_jpeg_is_unreadable_also_where_it_would_be_kept():
     data = encoded(gradient(40, 40))
-    assert "truncated" in encode(Item("x", data[: len(data) // 2]), ShardsConfig(size=40)).problem
+    for length in (len(data) // 2, len(data) - 30):
+        assert "truncated" in encode(Item("x", data[:length]), ShardsConfig(size=40)).problem.lower()
 
 
 def test_unreadable_images_are_counted_listed_and_left_out(tmp_path, capsys):
@@ -222,11 +224,12 @@ def test_interrupted_anywhere_and_run_again_gives_the_same_bytes(class_folder, t
         return ShardsConfig(source=str(class_folder), out=str(tmp_path / name), size=24, shard_samples=9, format=kind)
 
     write_shards(open_source(config("whole")), config("whole"))
-    original, calls = shards.encode, []
+    names = [item.name for item in open_source(config("whole")).items(0)]
+    original, stops = shards.encode, {names[place] for place in (4, 13, 29, 49)}
 
     def failing(item: Item, settings: ShardsConfig) -> shards.Encoded:
-        calls.append(item.name)
-        if len(calls) in (5, 30, 45, 60):
+        if item.name in stops:
+            stops.remove(item.name)
             raise KeyboardInterrupt
         return original(item, settings)
 
@@ -252,7 +255,7 @@ original, seen = shards.encode, []
 
 def encode(item, config):
     seen.append(item)
-    if len(seen) == 22:
+    if len(seen) >= 22:
         os.kill(os.getpid(), signal.SIGKILL)
     return original(item, config)
 

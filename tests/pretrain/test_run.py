@@ -1,0 +1,338 @@
+"""Whole pretrainings: interrupted anywhere and run again they give the same numbers, and mistakes leave nothing."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from pretrain import run as run_module
+from pretrain.checkpoint import load_trained_backbone, newest_checkpoint, read_checkpoint
+from pretrain.config import OptimizerConfig, PretrainConfig
+from pretrain.loop import Training, TrainingStopped
+from pretrain.run import pretrain, set_lr
+from ray_jobs.config import compose, to_yaml
+
+STEPS, STEPS_PER_EPOCH = 12, 6
+COMMAND = "import sys\nfrom ray_jobs.cli import main\nsys.exit(main())\n"
+ROOT = Path(__file__).resolve().parents[2]
+MakeConfig = Callable[..., PretrainConfig]
+
+
+class Crash(Exception):
+    """Stands for a kill: nothing of ours handles it."""
+
+
+def tensors(value: object, name: str = "") -> dict[str, torch.Tensor]:
+    """Every tensor in a nested checkpoint, by its path."""
+    if isinstance(value, torch.Tensor):
+        return {name: value}
+    parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    found: dict[str, torch.Tensor] = {}
+    for key, part in parts:
+        found |= tensors(part, f"{name}/{key}")
+    return found
+
+
+def final_state(folder: Path) -> dict[str, torch.Tensor]:
+    state = read_checkpoint(newest_checkpoint(folder / "checkpoints"))
+    assert state["step"] == STEPS
+    return tensors(state)
+
+
+def metrics(folder: Path) -> pd.DataFrame:
+    """All that was logged but the speed."""
+    return pd.read_csv(folder / "metrics.csv").drop(columns="images_per_s")
+
+
+def require_same_run(folder: Path, other: Path) -> None:
+    """Weights, momentum, bank and metrics are equal bit for bit."""
+    one, two = final_state(folder), final_state(other)
+    assert one.keys() == two.keys()
+    assert any("bank" in name for name in one)
+    assert any("momentum_buffer" in name for name in one)
+    for name in one:
+        assert torch.equal(one[name], two[name]), name
+    pd.testing.assert_frame_equal(metrics(folder), metrics(other), check_exact=True)
+
+
+def saving_at_each_step(config: PretrainConfig) -> PretrainConfig:
+    config.checkpoint.every_minutes = 1e-9
+    return config
+
+
+def crash_at(monkeypatch: pytest.MonkeyPatch, method: str, calls: set[int], before: bool = False) -> None:
+    """Let the given calls of a method of the training, counted over all runs, crash before or after their work."""
+    original, count = getattr(Training, method), [0]
+
+    def crashing(self: Training, *arguments: object) -> object:
+        count[0] += 1
+        if before and count[0] in calls:
+            raise Crash
+        result = original(self, *arguments)
+        if count[0] in calls:
+            raise Crash
+        return result
+
+    monkeypatch.setattr(Training, method, crashing)
+
+
+def run_until_finished(config: PretrainConfig, stops: type[BaseException] = Crash) -> int:
+    """Run again and again; returns how often it was stopped."""
+    for stopped in range(20):
+        try:
+            pretrain(config)
+        except stops:
+            continue
+        return stopped
+    raise AssertionError("the run is never finished")
+
+
+def test_a_finished_run_has_all_its_files(tiny_run):
+    found = {path.name for path in tiny_run.iterdir()}
+    assert found >= {
+        "config.yaml",
+        "metrics.csv",
+        "status.json",
+        "checkpoints",
+        "tensorboard",
+        "views.png",
+        "filters.png",
+    }
+    status = json.loads((tiny_run / "status.json").read_text())
+    assert (status["state"], status["step"], status["steps"], status["epoch"]) == ("finished", STEPS, STEPS, 2)
+    assert status["knn_chance"] == 0.5
+    assert status["images"] == 50
+    table = metrics(tiny_run)
+    losses = table[table["loss"].notna()]
+    assert losses["step"].tolist() == list(range(1, STEPS + 1))
+    assert losses["images_seen"].tolist() == [8 * step for step in range(1, STEPS + 1)]
+    assert losses["epoch"].tolist() == [0] * 6 + [1] * 6
+    assert losses["loss"].tolist() == pytest.approx((losses["data_loss"] + losses["noise_loss"]).tolist(), rel=1e-6)
+    probes = table[table["rankme"].notna()]
+    assert probes["step"].tolist() == [6, 12]
+    assert probes["knn_accuracy"].between(0, 1).all()
+
+
+def test_the_weights_have_moved_and_are_finite(tiny_run, tiny_config):
+    trained = load_trained_backbone(tiny_run)
+    config = tiny_config(tiny_run)
+    train = run_module.open_shards(config.data.shards)
+    fresh = run_module.build_objective(config, trained.spec, train).backbone.state_dict()
+    moved = [not torch.equal(value, fresh[name]) for name, value in trained.backbone.state_dict().items()]
+    assert sum(moved) > len(moved) / 2
+    assert all(value.isfinite().all() for value in final_state(tiny_run).values())
+
+
+def test_the_same_config_gives_the_same_numbers(tiny_run, tiny_config, tmp_path):
+    again = pretrain(tiny_config(tmp_path / "again"))
+    require_same_run(tiny_run, again)
+    with_workers = pretrain(tiny_config(tmp_path / "workers", {"data.workers": 1}))
+    require_same_run(tiny_run, with_workers)
+
+
+def test_another_seed_gives_other_numbers(tiny_run, tiny_config, tmp_path):
+    other = pretrain(tiny_config(tmp_path / "other", {"seed": 2, "epochs": 1}))
+    assert metrics(other)["loss"][0] != metrics(tiny_run)["loss"][0]
+
+
+@pytest.mark.parametrize(
+    ("method", "before", "calls"),
+    [
+        ("train_step", False, {1, 3, 9}),
+        ("train_step", False, {6, 12}),
+        ("show", False, {6}),
+        ("save", False, {2, 7, 9}),
+        ("save", True, {1, 6}),
+        ("measure", False, {1, 2}),
+        ("measure", True, {1, 3}),
+        ("finish_epoch", True, {1, 3}),
+        ("log_step", False, {5, 11}),
+    ],
+)
+@pytest.mark.parametrize("often", [True, False])
+def test_crashed_anywhere_and_run_again_gives_the_same_numbers(
+    tiny_run, tiny_config, tmp_path, monkeypatch, method, before, calls, often
+):
+    config = tiny_config(tmp_path / "crashed")
+    crash_at(monkeypatch, method, calls, before)
+    stopped = run_until_finished(saving_at_each_step(config) if often else config)
+    assert stopped == len(calls) if often else stopped >= 1
+    require_same_run(tiny_run, tmp_path / "crashed")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("step", [4, 6])
+def test_a_signal_saves_and_stops(tiny_run, tiny_config, tmp_path, monkeypatch, number, step):
+    config, original = tiny_config(tmp_path / "stopped"), Training.train_step
+
+    def with_signal(self: Training, batch: dict) -> None:
+        if self.step == step - 1:
+            os.kill(os.getpid(), number)
+        original(self, batch)
+
+    monkeypatch.setattr(Training, "train_step", with_signal)
+    with pytest.raises(KeyboardInterrupt, match=f"stopped by {number.name}"):
+        pretrain(config)
+    assert newest_checkpoint(tmp_path / "stopped" / "checkpoints").name == f"step-{step:09d}.pt"
+    pretrain(config)
+    require_same_run(tiny_run, tmp_path / "stopped")
+
+
+def test_a_finished_run_again_changes_nothing(tiny_config, tmp_path):
+    config = tiny_config(tmp_path / "run", {"epochs": 1})
+    folder = pretrain(config)
+    kept = [*(folder / "checkpoints").iterdir(), folder / "metrics.csv", folder / "config.yaml", folder / "views.png"]
+    before = {path: path.read_bytes() for path in kept}
+    state = json.loads((folder / "status.json").read_text())["state"]
+    assert pretrain(config) == folder
+    assert {path: path.read_bytes() for path in kept} == before
+    assert json.loads((folder / "status.json").read_text())["state"] == state == "finished"
+
+
+def test_a_damaged_newest_checkpoint_costs_only_its_steps(tiny_run, tiny_config, tmp_path, monkeypatch, capsys):
+    config = saving_at_each_step(tiny_config(tmp_path / "damaged"))
+    crash_at(monkeypatch, "save", {8})
+    with pytest.raises(Crash):
+        pretrain(config)
+    newest = newest_checkpoint(tmp_path / "damaged" / "checkpoints")
+    os.truncate(newest, 1000)
+    pretrain(config)
+    said = capsys.readouterr().err
+    assert f"checkpoint {newest} is damaged" in said
+    assert "(step 7 of 12)" in said
+    require_same_run(tiny_run, tmp_path / "damaged")
+
+
+def test_another_config_in_the_same_folder_is_refused(tiny_run, tiny_config):
+    before = (tiny_run / "config.yaml").read_bytes()
+    with pytest.raises(FileExistsError, match=r"is a run with optimizer.lr=0.003, not 0.01; choose another out="):
+        pretrain(tiny_config(tiny_run, {"optimizer.lr": 0.01, "seed": 3}))
+    assert (tiny_run / "config.yaml").read_bytes() == before
+
+
+@pytest.mark.parametrize("log_every", [1, 5])
+@pytest.mark.parametrize("often", [True, False])
+def test_a_loss_that_is_not_finite_stops_the_run_and_is_never_saved(tiny_config, tmp_path, log_every, often):
+    config = tiny_config(tmp_path / "nan", {"optimizer.lr": 1e30, "log_every": log_every})
+    with pytest.raises(TrainingStopped, match=r"at step \d+; the last good checkpoint is (none yet|.*\.pt); lower opt"):
+        pretrain(saving_at_each_step(config) if often else config)
+    for path in (tmp_path / "nan" / "checkpoints").glob("*.pt"):
+        assert all(value.isfinite().all() for value in tensors(read_checkpoint(path)).values())
+    status = json.loads((tmp_path / "nan" / "status.json").read_text())
+    assert status["state"] == "failed"
+    assert "at step" in status["message"]
+    losses = (
+        pd.read_csv(tmp_path / "nan" / "metrics.csv")["loss"] if (tmp_path / "nan" / "metrics.csv").exists() else []
+    )
+    assert len(losses) < STEPS
+
+
+def test_learning_rates_by_epoch_are_the_published_ones(mouse_vision):
+    published = json.loads((mouse_vision / "training" / "lr_schedules.json").read_text())["ir/alexnet_bn_ir.json"]
+    config = compose("pretrain", ["recipe=alexnet_bn_ir"])
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=config.optimizer.lr)
+    found = [set_lr(optimizer, epoch, config.optimizer) for epoch in range(config.epochs)]
+    assert found == pytest.approx(published, rel=1e-12)
+    assert optimizer.param_groups[0]["lr"] == found[-1]
+
+
+def test_the_optimiser_is_plain_sgd_with_decay_on_everything():
+    """timm's `sgd` would be Nesterov's, and would leave biases without decay."""
+    torch.manual_seed(0)
+    ours, plain = torch.nn.Linear(3, 2), torch.nn.Linear(3, 2)
+    plain.load_state_dict(ours.state_dict())
+    config = OptimizerConfig(lr=0.1, momentum=0.9, weight_decay=0.3)
+    optimizers = (
+        run_module.make_optimizer(ours, config),
+        torch.optim.SGD(plain.parameters(), lr=0.1, momentum=0.9, weight_decay=0.3),
+    )
+    for _ in range(4):
+        for model, optimizer in zip((ours, plain), optimizers, strict=True):
+            optimizer.zero_grad()
+            model(torch.ones(1, 3)).square().sum().backward()
+            optimizer.step()
+    assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), plain.parameters(), strict=True))
+
+
+def test_probes_are_reported(tiny_config, tmp_path):
+    reported = []
+    pretrain(tiny_config(tmp_path / "run", {"epochs": 1}), report=reported.append)
+    assert len(reported) == 1
+    assert reported[0].keys() == {"knn_accuracy", "rankme", "feature_std"}
+
+
+def test_without_probes_and_labels(tiny_config, tmp_path):
+    folder = pretrain(tiny_config(tmp_path / "a", {"epochs": 1, "probe.every_epochs": 0}))
+    assert "rankme" not in metrics(folder)
+    folder = pretrain(tiny_config(tmp_path / "b", {"epochs": 1, "data.labelled": None}))
+    assert "rankme" in metrics(folder)
+    assert "knn_accuracy" not in metrics(folder)
+
+
+@pytest.mark.parametrize(
+    ("keys", "error", "line"),
+    [
+        ({"model": "alexnet_bm"}, ValueError, "unknown model 'alexnet_bm'; nearest: alexnet_bn"),
+        ({"objective": "instance"}, ValueError, "unknown objective 'instance'"),
+        ({"objective_args": {"temprature": 1}}, ValueError, "'objective_args.temprature'"),
+        ({"model_args": {"nonsense": 1}}, ValueError, "does not take these arguments"),
+        ({"batch_size": 51}, ValueError, "batch_size=51 is larger than the 50 images"),
+        ({"data.shards": None}, ValueError, "data.shards is not set; make shards with"),
+        ({"data.shards": "absent"}, FileNotFoundError, r"no index.json in"),
+        ({"data.labelled": "absent"}, FileNotFoundError, r"no index.json in"),
+    ],
+)
+def test_a_mistake_is_one_line_and_leaves_no_folder(tiny_config, tmp_path, keys, error, line):
+    with pytest.raises(error, match=line) as raised:
+        pretrain(tiny_config(tmp_path / "run", keys))
+    assert "\n" not in str(raised.value)
+    assert not (tmp_path / "run").exists()
+
+
+def start(config: PretrainConfig, folder: Path) -> subprocess.Popen:
+    """The command, in a process of its own."""
+    recipe = folder / f"{Path(config.out).name}.yaml"
+    recipe.write_text(to_yaml(config))
+    # A file, because several processes start by running it again.
+    (folder / "murine.py").write_text(COMMAND)
+    command = [sys.executable, str(folder / "murine.py"), "pretrain", f"recipe={recipe}"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rows", [2, 8])
+def test_killed_and_run_again_gives_the_same_numbers(tiny_run, tiny_config, tmp_path, rows):
+    config = tiny_config(tmp_path / "killed", {"checkpoint.every_minutes": 0.001})
+    process = start(config, tmp_path)
+    path, deadline = tmp_path / "killed" / "metrics.csv", time.monotonic() + 120
+    while process.poll() is None and time.monotonic() < deadline:
+        if path.exists() and path.read_bytes().count(b"\n") > rows:
+            process.send_signal(signal.SIGKILL)
+            break
+        time.sleep(0.005)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    again = start(config, tmp_path)
+    said = again.communicate()[1]
+    assert again.returncode == 0, said
+    require_same_run(tiny_run, tmp_path / "killed")
+
+
+@pytest.mark.slow
+def test_two_processes_share_a_batch(tiny_config, tmp_path):
+    config = tiny_config(tmp_path / "two", {"devices": 2, "checkpoint.every_minutes": 5.0})
+    process = start(config, tmp_path)
+    said = process.communicate(timeout=300)[1]
+    assert process.returncode == 0, said
+    table = metrics(tmp_path / "two")
+    assert table["loss"].notna().sum() == STEPS
+    assert all(value.isfinite().all() for value in final_state(tmp_path / "two").values())
