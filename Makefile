@@ -5,13 +5,13 @@ BIN := .venv/bin
 MURINE := $(BIN)/murine
 DEMO := runs/demo
 
-.PHONY: demo test test-slow lint clean
+.PHONY: demo test test-slow lint
 
 .venv/ready: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "murine needs Python 3.11 or newer, found " + sys.version.split()[0] + "; say make PYTHON=python3.11")'
 	@echo "installing murine and what it needs into .venv (about 6 GB, some minutes)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	$(BIN)/python -m pip install --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 
 # Each step resumes or is complete already when it is run again.
@@ -32,6 +32,3 @@ test-slow: .venv/ready
 lint: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-
-clean:
-	rm -rf .venv runs

@@ -39,9 +39,7 @@ def main() -> None:
     exact = scikit_learn(x, fits[0], x_test, tol=1e-14, max_iter=5000)
     difference = np.abs(PLSMapping(COMPONENTS).fit(x, fits[0]).predict(x_test) - exact).max() / np.abs(exact).max()
 
-    print(
-        f"{len(fits)} fits of {x.shape[0]} stimuli x {x.shape[1]} features to {fits.shape[2]} neurons, {COMPONENTS} components"
-    )
+    print(f"{len(fits)} fits: {len(x)} stimuli, {FEATURES} features, {fits.shape[2]} neurons, {COMPONENTS} components")
     for name, seconds in (("murine", ours), ("scikit-learn", peer), ("matrix products alone", limit)):
         print(f"{name:>22}  {seconds * 1e3:9.2f} ms per fit")
     figures = {

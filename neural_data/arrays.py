@@ -2,8 +2,7 @@
 
 Comes in: a path. Goes out: a `Recording`; or the other way round. The layout:
 
-    images      (stimuli, height, width) grey or (stimuli, height, width, 3) RGB; uint8, or numbers from 0 to
-    255;
+    images      (stimuli, height, width) grey or (stimuli, height, width, 3) RGB; uint8, or numbers from 0 to 255;
                 floats of which none is above 1 are taken to reach from 0 to 1 and are multiplied by 255
     responses   (repeats, stimuli, neurons), NaN where a neuron has no response to a repeat
     neuron_id, animal, area, layer      (neurons,) text, each optional

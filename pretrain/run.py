@@ -38,7 +38,7 @@ def pretrain(config: PretrainConfig, report: Callable[[dict[str, float]], None] 
         pretrain.loop.TrainingStopped: the loss is not finite.
         KeyboardInterrupt: a signal asked to stop; the state is saved.
     """
-    require_known_names(config)
+    require_consistent(config)
     train = open_shards(config.data.shards)
     held_out = open_shards(config.data.labelled, "data.labelled") if config.data.labelled else None
     steps_per_epoch = train.samples // config.batch_size
@@ -67,10 +67,15 @@ def pretrain(config: PretrainConfig, report: Callable[[dict[str, float]], None] 
     return run.path
 
 
-def require_known_names(config: PretrainConfig) -> None:
-    """Fail on a wrong name before anything is read."""
+def require_consistent(config: PretrainConfig) -> None:
+    """Fail on a wrong name or on keys that contradict each other before anything is read."""
     model_info(config.model)
     known_objective(config.objective)
+    views = config.views
+    if views.crop_area_min > views.crop_area_max:
+        raise ValueError(
+            f"views.crop_area_min={views.crop_area_min} is larger than views.crop_area_max={views.crop_area_max}"
+        )
 
 
 def make_fabric(config: PretrainConfig) -> Fabric:

@@ -250,12 +250,11 @@ def finish(folder: Path, plan: dict, entries: list[dict]) -> dict:
 def read_index(folder: Path | str) -> dict:
     """The index of a folder of shards; one line where there is none or it is not ours."""
     path = Path(folder) / INDEX
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"folder of shards {str(folder)!r} does not exist; make it with `murine shards`")
     if not path.is_file():
-        reason = (
-            "the writing was interrupted; run the same command again"
-            if (path.parent / JOURNAL).exists()
-            else ("make shards with `murine shards source=... out=...`")
-        )
+        interrupted = (path.parent / JOURNAL).exists()
+        reason = "their writing was interrupted; run it again" if interrupted else "make shards with `murine shards`"
         raise FileNotFoundError(f"no {INDEX} in {str(folder)!r}: {reason}")
     try:
         index = json.loads(path.read_text())

@@ -77,7 +77,7 @@ def prepare_stimuli(stimuli: np.ndarray, spec: BackboneSpec, view: str = "evalua
 
     Returns: float (stimuli, 3, input_size, input_size), normalised.
     """
-    images = torch.from_numpy(np.ascontiguousarray(stimuli)).round().clamp(0, 255).to(torch.uint8)
+    images = torch.from_numpy(np.array(stimuli, order="C")).round().clamp(0, 255).to(torch.uint8)
     images = images[:, None] if images.ndim == 3 else images.permute(0, 3, 1, 2)
     if view == "evaluation":
         info = model_info(spec.name)

@@ -32,11 +32,14 @@ class PLSMapping:
         """Fit X (stimuli, features) to Y (stimuli, neurons); keeps `coef_` (features, neurons), `intercept_`."""
         X, Y = np.asarray(X, np.float64), np.asarray(Y, np.float64)
         check_shapes(X, Y)
+        check_finite(X, Y)
         basis, coordinates = sample_space(X)
-        # The model is linear in the coordinates: its predictions for the unit vectors are its coefficients.
-        probe = np.concatenate([np.zeros((1, basis.shape[1])), np.eye(basis.shape[1])])
+        # The model is linear in the coordinates: its predictions for the axes are its coefficients. Steps along them
+        # are as long as the features, so that predictions do not drown in the mean that is subtracted.
+        unit, rank = largest(coordinates), basis.shape[1]
+        probe = np.concatenate([np.zeros((1, rank)), unit * np.eye(rank)])
         answers = self.regress(coordinates, Y[None], probe)[0]
-        self.coef_ = basis @ (answers[1:] - answers[0])
+        self.coef_ = basis @ (answers[1:] - answers[0]) / unit
         self.intercept_ = answers[0] - X.mean(0) @ self.coef_
         return self
 
@@ -48,6 +51,7 @@ class PLSMapping:
         """Fit X (stimuli, features) to each Y (sets, stimuli, neurons); predict X_test: (sets, tests, neurons)."""
         X, Y, X_test = (np.asarray(array, np.float64) for array in (X, Y, X_test))
         check_shapes(X, Y[0])
+        check_finite(X, Y, X_test)
         basis, coordinates = sample_space(X)
         return self.regress(coordinates, Y, (X_test - X.mean(0)) @ basis)
 
@@ -89,7 +93,10 @@ def check_shapes(X: np.ndarray, Y: np.ndarray) -> None:
             f"a mapping needs X (stimuli, features) and Y (stimuli, neurons) for the same 2 or more stimuli, "
             f"found {X.shape} and {Y.shape}"
         )
-    if not (np.isfinite(X).all() and np.isfinite(Y).all()):
+
+
+def check_finite(*arrays: np.ndarray) -> None:
+    if not all(np.isfinite(array).all() for array in arrays):
         raise ValueError("a mapping cannot be fitted on NaN or infinite values; leave out those stimuli or neurons")
 
 

@@ -119,7 +119,8 @@ def exclusions(responses: np.ndarray, config: PredictivityConfig) -> tuple[np.nd
     A neuron is silent if it has the same response to everything, unreliable below `min_reliability`, and unscored if a
     response is missing in all repeats of a half, so that no mapping can be fitted to it.
     """
-    silent = np.nanmax(responses, (0, 1)) == np.nanmin(responses, (0, 1))
+    # These pass over NaN, and do not warn where there is nothing else.
+    silent = np.fmax.reduce(responses, (0, 1)) == np.fmin.reduce(responses, (0, 1))
     reliability = split_half_reliability(responses, config.halvings)
     missing = np.zeros(len(silent), bool)
     if np.isnan(responses).any():

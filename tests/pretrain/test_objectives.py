@@ -127,7 +127,7 @@ def test_noise_follows_torchs_generator():
     losses = []
     for seed in (1, 1, 2):
         torch.manual_seed(seed)
-        losses.append(float(objective(batch)["loss"]))
+        losses.append(objective(batch)["loss"].item())
     assert losses[0] == losses[1] != losses[2]
 
 
@@ -142,7 +142,7 @@ def test_twenty_steps_on_one_batch_lower_the_loss():
         found["loss"].backward()
         optimizer.step()
         objective.after_step()
-        losses.append(float(found["loss"]))
+        losses.append(found["loss"].item())
     assert sum(losses[-3:]) < 0.6 * sum(losses[:3])
 
 

@@ -130,7 +130,9 @@ def test_without_labels_there_is_no_knn(tiny_shards):
 
 
 def test_only_so_many_images_are_measured(tiny_shards):
-    features, labels = probe(tiny_shards).features(Pixels(), open_shards(tiny_shards), limit=7)
+    notes = []
+    features, labels = probe(tiny_shards).features(Pixels(), open_shards(tiny_shards), 7, notes.append)
+    assert notes[-1].endswith("of 7 images of tiny")
     assert features.shape == (7, 3)
     assert labels.shape == (7,)
     torch.testing.assert_close(features.norm(dim=1), torch.ones(7))

@@ -206,7 +206,7 @@ def test_more_than_one_per_cent_unreadable_fails_unless_allowed(tmp_path):
         ValueError, match=r"2 of 100 images cannot be read, more than 1.0%; the first: image 3:.*max_unr"
     ):
         write_shards(listed(items), ShardsConfig(**keys))
-    with pytest.raises(FileNotFoundError, match="interrupted; run the same command again"):
+    with pytest.raises(FileNotFoundError, match=r"no index.json .* interrupted; run it again"):
         read_index(tmp_path / "s")
     assert write_shards(listed(items), ShardsConfig(**keys, max_unreadable=0.02))["samples"] == 98
 
@@ -385,8 +385,10 @@ def test_an_index_that_is_not_ours_is_one_line(tmp_path, text, line):
 
 
 def test_no_index_says_how_to_make_shards(tmp_path):
-    with pytest.raises(FileNotFoundError, match="make shards with `murine shards"):
+    with pytest.raises(FileNotFoundError, match=r"no index.json in .*: make shards with `murine shards"):
         read_index(tmp_path)
+    with pytest.raises(FileNotFoundError, match="absent' does not exist; make it with `murine shards`"):
+        read_index(tmp_path / "absent")
 
 
 def test_arrays_of_a_source_are_stored_exactly_as_raw(tmp_path):

@@ -199,7 +199,7 @@ def test_a_shard_of_another_size_is_named(rewritten):
 def test_shards_that_are_not_named_are_one_line(tmp_path):
     with pytest.raises(ValueError, match=r"data.labelled is not set; make shards"):
         open_shards(None, "data.labelled")
-    with pytest.raises(FileNotFoundError, match=r"no index.json"):
+    with pytest.raises(FileNotFoundError, match="absent' does not exist"):
         open_shards(tmp_path / "absent")
 
 
