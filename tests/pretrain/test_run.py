@@ -235,6 +235,42 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_is_never_saved(tiny_config,
     assert len(losses) < STEPS
 
 
+@pytest.mark.parametrize("part", ["backbone", "embedding"])
+def test_weights_that_are_not_finite_are_never_saved(tiny_config, tmp_path, monkeypatch, part):
+    """A gradient can break the weights while the loss that it came from is fine."""
+    original = Training.train_step
+
+    def breaking(self: Training, batch: dict) -> None:
+        original(self, batch)
+        if self.step == 4:
+            next(getattr(self.task.objective, part).parameters()).data.view(-1)[0] = float("nan")
+
+    monkeypatch.setattr(Training, "train_step", breaking)
+    line = r"'.*weight' is not finite at step 4; the last good checkpoint is .*step-000000003.pt"
+    with pytest.raises(TrainingStopped, match=line):
+        pretrain(saving_at_each_step(tiny_config(tmp_path / "broken")))
+    assert json.loads((tmp_path / "broken" / "status.json").read_text())["state"] == "failed"
+    assert newest_checkpoint(tmp_path / "broken" / "checkpoints").name == "step-000000003.pt"
+
+
+def test_views_follow_from_seed_step_and_rank(tiny_config, tiny_run):
+    config, spec = tiny_config(tiny_run), load_trained_backbone(tiny_run).spec
+    shards = run_module.open_shards(config.data.shards)
+    batch = next(run_module.load_batches(run_module.EpochBatches(shards, 8), workers=0))
+
+    def views(step: int, rank: int = 0, count: int = 2, seed: int = 1) -> torch.Tensor:
+        config.seed = seed
+        made = run_module.Views(config, spec, torch.device("cpu"), rank, count).training(batch, step)
+        assert torch.equal(made["index"], batch["index"])
+        return made["views"]
+
+    first = views(3)
+    assert first.shape == (2, 8, 3, 32, 32)
+    assert torch.equal(views(3), first)
+    for other in (views(4), views(3, rank=1), views(3, seed=2), first.flip(0)):
+        assert not torch.equal(other, first)
+
+
 def test_learning_rates_by_epoch_are_the_published_ones(mouse_vision):
     published = json.loads((mouse_vision / "training" / "lr_schedules.json").read_text())["ir/alexnet_bn_ir.json"]
     config = compose("pretrain", ["recipe=alexnet_bn_ir"])
