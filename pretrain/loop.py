@@ -114,6 +114,7 @@ class StopSignal:
             signal.signal(number, self.handlers[number])
 
     def raise_if_received(self) -> None:
+        """Leave by the way of Ctrl-C."""
         if self.received:
             raise KeyboardInterrupt(f"stopped by {self.received.name}")
 
@@ -127,7 +128,6 @@ class Training:
         self.step = self.resume()
         # After resuming, so that the wrapped optimiser keeps the restored momentum on the device.
         self.model, self.optimizer = fabric.setup(task.objective, task.optimizer)
-        self.log = Log(run.path, self.step, fabric.is_global_zero)
         self.unchecked: list[tuple[int, Tensor]] = []
         self.shown = ""
         self.saved_at = self.logged_at = time.monotonic()
@@ -154,6 +154,7 @@ class Training:
             KeyboardInterrupt: a signal asked to stop; the state is saved.
         """
         task = self.task
+        self.log = Log(self.run.path, self.step, self.fabric.is_global_zero)
         shown = progress("pretrain (images)", task.steps * task.batch_size, self.step * task.batch_size)
         with StopSignal() as stop, shown as meter:
             while self.step < task.steps:
@@ -166,7 +167,7 @@ class Training:
                     if self.step % task.steps_per_epoch:
                         self.save_if_due(epoch, stop)
                 self.finish_epoch(epoch, meter)
-                stop.raise_if_received()
+                self.stop_if_asked(stop)
 
     def train_step(self, batch: dict[str, Tensor]) -> None:
         """One step of the optimiser; dropout and noise draws follow from (seed, step, rank)."""
@@ -196,6 +197,12 @@ class Training:
         """Save within an epoch when it is time, or when a signal asks to stop."""
         if stop.received or time.monotonic() - self.saved_at > self.task.saving.every_minutes * 60:
             self.save(epoch)
+        self.stop_if_asked(stop)
+
+    def stop_if_asked(self, stop: StopSignal) -> None:
+        """Note the stop in the status and leave; the state has just been saved."""
+        if stop.received:
+            self.run.status(state="stopped", message=f"stopped by {stop.received.name}; the same command goes on")
         stop.raise_if_received()
 
     def log_step(self, epoch: int, lr: float) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.strategies import DDPStrategy
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -79,7 +80,10 @@ def require_consistent(config: PretrainConfig) -> None:
 
 
 def make_fabric(config: PretrainConfig) -> Fabric:
-    fabric = Fabric(accelerator=config.accelerator, devices=config.devices, precision=config.precision)
+    # Buffers follow from the data that all processes gather (the bank) or differ little (batch norm's statistics);
+    # sending them at every step would cost more than the step.
+    strategy = DDPStrategy(broadcast_buffers=False) if config.devices > 1 else "auto"
+    fabric = Fabric(config.accelerator, strategy, config.devices, precision=config.precision)
     fabric.launch()
     if config.batch_size % fabric.world_size:
         raise ValueError(f"batch_size={config.batch_size} cannot be divided by {fabric.world_size} devices")

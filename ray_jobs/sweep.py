@@ -4,6 +4,7 @@ What comes in: a `SweepConfig`. What goes out: a run folder with one folder a tr
 `trials.csv`, a row for each point with its score. Started again, it goes on with the trials that are not finished.
 """
 
+import copy
 import dataclasses
 import itertools
 import math
@@ -54,7 +55,7 @@ def sweep(config: SweepConfig) -> tuple[Path, pd.DataFrame]:
 
 def with_absolute_paths(config: SweepConfig) -> SweepConfig:
     """Trials run in folders of Ray's, where a relative path would lead elsewhere."""
-    config = dataclasses.replace(config)
+    config = copy.deepcopy(config)
     for *groups, key in PATH_KEYS:
         owner: Any = config
         for group in groups:

@@ -109,7 +109,11 @@ def make_section(run: Run, title: str, anchor: str) -> Section:
     section = Section(anchor, title, run, facts=_facts(run))
     state, message = str(run.status.get("state", "unknown")), str(run.status.get("message") or "")
     if state != "finished":
-        words = {"running": "This run had not finished when the page was made", "failed": "This run failed"}
+        words = {
+            "running": "This run had not finished when the page was made",
+            "failed": "This run failed",
+            "stopped": "This run was stopped",
+        }
         words = words.get(state, f"The state of this run is {state}")
         section.warnings.append(f"{words}: {message}" if message else f"{words}.")
     if run.config_text is None:
