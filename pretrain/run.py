@@ -83,7 +83,9 @@ def make_fabric(config: PretrainConfig) -> Fabric:
     # Buffers follow from the data that all processes gather (the bank) or differ little (batch norm's statistics);
     # sending them at every step would cost more than the step.
     strategy = DDPStrategy(broadcast_buffers=False) if config.devices > 1 else "auto"
-    fabric = Fabric(config.accelerator, strategy, config.devices, precision=config.precision)
+    fabric = Fabric(
+        accelerator=config.accelerator, strategy=strategy, devices=config.devices, precision=config.precision
+    )
     fabric.launch()
     if config.batch_size % fabric.world_size:
         raise ValueError(f"batch_size={config.batch_size} cannot be divided by {fabric.world_size} devices")

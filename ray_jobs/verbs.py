@@ -107,18 +107,21 @@ def predictivity(config: PredictivityConfig) -> None:
 
 
 def show_predictivity(table: pd.DataFrame) -> None:
-    """The rows that pool all areas and animals."""
+    """The rows that pool all areas and animals, and how many neurons were left out."""
     pooled = table[(table["area"] == "all") & (table["animal"] == "all")]
-    shown = Table(title="Predictivity: median over neurons, corrected for noise, with its 95 % interval")
+    reasons = ("silent", "unreliable", "unscored")
+    excluded = ", ".join(f"{pooled[f'excluded_{reason}'].max()} {reason}" for reason in reasons)
+    shown = Table(
+        title="Predictivity, corrected for noise: median over neurons",
+        caption=f"neurons excluded: {excluded}",
+    )
     for heading in ("model", "layer"):
         shown.add_column(heading, no_wrap=True)
-    for heading in ("features", "median", "interval", "neurons", "excluded"):
+    for heading in ("features", "median", "95 % interval", "neurons"):
         shown.add_column(heading, justify="right", no_wrap=True)
     for row in pooled.itertuples():
-        excluded = row.excluded_silent + row.excluded_unreliable + row.excluded_unscored
-        interval = f"[{row.low:.3f}, {row.high:.3f}]"
-        numbers = (f"{row.features:,}", f"{row.median:.3f}", interval, str(row.neurons), str(excluded))
-        shown.add_row(row.model, row.layer, *numbers)
+        interval = f"{row.low:.3f} to {row.high:.3f}"
+        shown.add_row(row.model, row.layer, f"{row.features:,}", f"{row.median:.3f}", interval, str(row.neurons))
     Console().print(shown)
 
 

@@ -68,7 +68,7 @@ def predictivity(config: PredictivityConfig) -> Path:
     require_same_checkpoint(run, trained)
     run.status(
         recording=recording.name, checkpoint=str(trained.path), checkpoint_epoch=trained.epoch,
-        checkpoint_step=trained.step, stimuli=len(recording.stimuli), device="cpu",
+        checkpoint_step=trained.step, stimuli=len(recording.stimuli), device=pick_accelerator(config.accelerator),
     )  # fmt: skip
     say(recording.summary())
     excluded = pd.concat([data.excluded for data in animals], ignore_index=True)
@@ -256,4 +256,4 @@ def write_tables(
     for name, frame in (("predictivity", table), ("excluded", excluded)):
         write_atomically(run.path / f"{name}.csv", lambda file, frame=frame: frame.to_csv(file, index=False))
     best = best_layer_score(scores[scores["model"] == "trained"], config.seed)
-    run.status(state="finished", best_layer_score=best, neurons=int(scores["neuron_id"].nunique()))
+    run.status(state="finished", best_layer_score=best, neurons=len(scores[["animal", "neuron_id"]].drop_duplicates()))
