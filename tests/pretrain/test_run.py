@@ -341,7 +341,8 @@ def start(config: PretrainConfig, folder: Path) -> subprocess.Popen:
     # A file, because several processes start by running it again.
     (folder / "murine.py").write_text(COMMAND)
     command = [sys.executable, str(folder / "murine.py"), "pretrain", f"recipe={recipe}"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    # Sums over another number of threads round otherwise.
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(torch.get_num_threads())}
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
 
 
