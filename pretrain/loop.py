@@ -155,7 +155,7 @@ class Training:
         """
         task = self.task
         self.log = Log(self.run.path, self.step, self.fabric.is_global_zero)
-        shown = progress("pretrain (images)", task.steps * task.batch_size, self.step * task.batch_size)
+        shown = progress("pretrain", task.steps * task.batch_size, self.step * task.batch_size)
         with StopSignal() as stop, shown as meter:
             while self.step < task.steps:
                 epoch, start = divmod(self.step, task.steps_per_epoch)

@@ -69,7 +69,8 @@ class Probe:
             features.append(F.normalize(backbone(self.view(batch)).float(), dim=1))
             labels.append(batch.get("label"))
             seen += len(features[-1])
-            note(f"probe: {seen:,} of {min(limit, shards.samples):,} images of {shards.folder.name}")
+            wanted = min(limit, shards.samples)
+            note(f"probe: {min(seen, wanted):,} of {wanted:,} images of {shards.folder.name}")
             if seen >= limit:
                 break
         known = all(label is not None for label in labels)

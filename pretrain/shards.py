@@ -61,7 +61,7 @@ def write_shards(source: Source, config: ShardsConfig) -> dict:
     items = source.items(len(done) * config.shard_samples)
     if done:
         say(f"going on after {len(done)} of {len(shards)} shards in {folder}")
-    shown = progress("shards (images)", source.count, min(len(done) * config.shard_samples, source.count))
+    shown = progress("shards", source.count, min(len(done) * config.shard_samples, source.count))
     with shown as meter, ThreadPoolExecutor(os.cpu_count()) as pool:
         for number in range(len(shards)):
             if number < len(done):

@@ -176,7 +176,7 @@ def score_all(
     pieces.mkdir(exist_ok=True)
     tables = []
     total = len(features) * len(animals) * config.splits
-    with progress("predictivity (splits)", total) as meter:
+    with progress("predictivity", total) as meter:
         for (model, layer), values in features.items():
             piece = pieces / f"{model}-{layer}.parquet"
             if piece.exists():
