@@ -59,7 +59,7 @@ def predictivity(config: PredictivityConfig) -> Path:
     for key in ("checkpoint", "recording"):
         if getattr(config, key) is None:
             raise ValueError(f"{key} is not set; see `murine predictivity --help`")
-    trained = load_trained_backbone(config.checkpoint)
+    trained = load_trained_backbone(Path(config.checkpoint).expanduser().resolve())
     recording = read_arrays(config.recording)
     animals = [animal_data(recording, animal, config) for animal in recording.animals]
     layers = config.layers or list(model_info(trained.spec.name).fit_layers)
@@ -178,7 +178,7 @@ def score_all(
     total = len(features) * len(animals) * config.splits
     with progress("predictivity", total) as meter:
         for (model, layer), values in features.items():
-            piece = pieces / f"{model}-{layer}.parquet"
+            piece = pieces / f"{model}-{layer.replace('/', '_')}.parquet"
             if piece.exists():
                 tables.append(pd.read_parquet(piece))
                 meter.advance(len(animals) * config.splits, f"{model} {layer}")
