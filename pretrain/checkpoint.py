@@ -108,7 +108,7 @@ def load_trained_backbone(path: Path | str) -> TrainedBackbone:
     spec = BackboneSpec(**state["model"])
     backbone = create_model(spec.name, **spec.args)
     backbone.load_state_dict(state["backbone"])
-    return TrainedBackbone(backbone.eval(), spec, state["step"], state["epoch"], path)
+    return TrainedBackbone(backbone.eval(), spec, state["step"], state["epoch"], path.resolve())
 
 
 def training_state(objective: nn.Module, optimizer: Any, spec: BackboneSpec, epoch: int) -> dict[str, Any]:
