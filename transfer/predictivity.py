@@ -6,6 +6,7 @@ by model and layer), `predictivity.csv` and `.parquet` (median and interval by l
 the neuron and of the prediction are mouse-vision's (Nayebi, Kong et al. 2023, PLOS Comput Biol 19(10):e1011506).
 """
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,10 +66,11 @@ def predictivity(config: PredictivityConfig) -> Path:
     layers = config.layers or list(model_info(trained.spec.name).fit_layers)
     features = model_features(trained, recording, layers, config)
     run = open_run(config, "predictivity", "predictivity")
-    require_same_checkpoint(run, trained)
+    inputs = {"checkpoint": str(trained.path), "recording_sha256": content_hash(recording)}
+    require_same_inputs(run, inputs)
     run.status(
-        recording=recording.name, checkpoint=str(trained.path), checkpoint_epoch=trained.epoch,
-        checkpoint_step=trained.step, stimuli=len(recording.stimuli), device=pick_accelerator(config.accelerator),
+        **inputs, recording=recording.name, checkpoint_epoch=trained.epoch, checkpoint_step=trained.step,
+        stimuli=len(recording.stimuli), device=pick_accelerator(config.accelerator),
     )  # fmt: skip
     say(recording.summary())
     excluded = pd.concat([data.excluded for data in animals], ignore_index=True)
@@ -78,11 +80,23 @@ def predictivity(config: PredictivityConfig) -> Path:
     return run.path
 
 
-def require_same_checkpoint(run: RunFolder, trained: TrainedBackbone) -> None:
-    """Refuse to mix scores of two checkpoints: a pretraining can have gone on since the run folder was made."""
-    before = run.facts.get("checkpoint")
-    if before not in (None, str(trained.path)):
-        raise FileExistsError(f"{run.path} holds scores of {before}, not of {trained.path}; choose another out=")
+def require_same_inputs(run: RunFolder, inputs: dict[str, str]) -> None:
+    """Refuse to mix scores: a pretraining can have gone on, or a recording changed, since the run folder was made."""
+    for name, value in inputs.items():
+        before = run.facts.get(name)
+        if before not in (None, value):
+            raise FileExistsError(f"{run.path} holds scores of {name} {before}, not of {value}; choose another out=")
+
+
+def content_hash(recording: Recording) -> str:
+    """SHA-256 of stimuli, trials, responses and neurons, so that an edited file is not taken for the one before."""
+    digest = hashlib.sha256()
+    for array in (recording.stimuli, recording.responses):
+        for part in array:
+            digest.update(np.ascontiguousarray(part).data)
+    for table in (recording.trials, recording.neurons):
+        digest.update(table.to_csv(index=False).encode())
+    return digest.hexdigest()
 
 
 def animal_data(recording: Recording, animal: str, config: PredictivityConfig) -> AnimalData:

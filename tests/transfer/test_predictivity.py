@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -286,6 +287,18 @@ def test_scores_of_two_checkpoints_are_not_mixed(config, tiny_run, tmp_path):
         if path.name.startswith(newest[1].name):
             (run / path.name).hardlink_to(path)
     with pytest.raises(FileExistsError, match=rf"holds scores of .*{newest[0].name}, not of .*{newest[1].name}"):
+        predictivity(config)
+
+
+def test_scores_of_an_edited_recording_are_not_taken_for_the_old_ones(config, tiny_recording, tmp_path):
+    copy = tmp_path / "recording"
+    shutil.copytree(tiny_recording, copy)
+    config.recording, config.layers, config.baselines = str(copy), ["layer4"], False
+    predictivity(config)
+    responses = np.load(copy / "responses.npy")
+    responses[0, 0, 0] += 1
+    np.save(copy / "responses.npy", responses)
+    with pytest.raises(FileExistsError, match="holds scores of recording_sha256"):
         predictivity(config)
 
 
