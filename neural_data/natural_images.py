@@ -7,7 +7,7 @@ Photographs: the two that come with scikit-learn (china.jpg, flower.jpg; 427 x 6
 random. Dead leaves: discs that occlude one another, radii from a power law r^-3, the model whose pictures
 share the scale invariance and the near 1/f^2 power spectrum of natural images (Ruderman, Vision Research
 37:3385, 1997; Lee, Mumford and Huang, Int. J. Computer Vision 41:35, 2001). Leaf colours are pixels of the
-photographs.
+photographs. Which leaf lies in front of which is known, so dead leaves also come with true depth maps.
 """
 
 from collections.abc import Iterator
@@ -24,6 +24,7 @@ TRAIN_SHARE = 0.75  # of a photograph's width; 480 of 640 pixels, a border betwe
 SMALLEST_LEAF = 1.5  # radius in pixels; smaller leaves would be single pixels
 # Expected number of leaves over a pixel: a share exp(-5) = 0.7 % is left bare and keeps the colour behind all leaves.
 LEAVES_PER_PIXEL = 5.0
+FARTHEST = 255  # depth where no leaf is; that of the foremost leaf is 0
 LARGEST_PICTURE = 1024  # pixels; a larger one would only cost memory
 
 IMAGES_PER_BLOCK = 256  # made at a time by image_samples: 7 MB at 96 pixels
@@ -68,21 +69,35 @@ def dead_leaves(count: int, size: int, rng: np.random.Generator) -> np.ndarray:
 
     Returns uint8 (count, size, size, 3).
     """
+    return dead_leaves_with_depth(count, size, rng)[0]
+
+
+def dead_leaves_with_depth(count: int, size: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """The images of `dead_leaves`, and how far away what each pixel shows is.
+
+    Depth is the place of a leaf among all leaves of the whole picture, from 0, in front, to 255, behind all; leaves
+    that are many to one step share it. Brightness and size of a leaf tell nothing about it, only what hides what.
+
+    Returns uint8 (count, size, size, 3) and uint8 (count, size, size).
+    """
     _check(count, size, "train")
     images = np.empty((count, size, size, 3), dtype=np.uint8)
+    depths = np.empty((count, size, size), dtype=np.uint8)
     largest = max(LARGEST_PICTURE, 2 * size)
     per_picture = (largest // size) ** 2
     for first in range(0, count, per_picture):
-        block = images[first : first + per_picture]
+        in_block = min(per_picture, count - first)
         # Twice the size at least, so that two crops of one picture differ.
-        side = min(largest, max(2, int(np.ceil(np.sqrt(len(block))))) * size)
-        picture = _dead_leaves_picture(side, float(size), rng)
-        corners = rng.integers(0, side - size + 1, size=(len(block), 2))
-        flipped = rng.uniform(size=len(block)) < 0.5
+        side = min(largest, max(2, int(np.ceil(np.sqrt(in_block)))) * size)
+        picture, depth = _dead_leaves_picture(side, float(size), rng)
+        corners = rng.integers(0, side - size + 1, size=(in_block, 2))
+        flipped = rng.uniform(size=in_block) < 0.5
         for i, (top, left) in enumerate(corners):
-            patch = picture[top : top + size, left : left + size]
-            block[i] = patch[:, ::-1] if flipped[i] else patch
-    return images
+            rows, columns = slice(top, top + size), slice(left, left + size)
+            step = -1 if flipped[i] else 1
+            images[first + i] = picture[rows, columns][:, ::step]
+            depths[first + i] = depth[rows, columns][:, ::step]
+    return images, depths
 
 
 def image_samples(count: int, size: int, seed: int, split: str = "train") -> Iterator[tuple[str, np.ndarray, int]]:
@@ -102,6 +117,22 @@ def image_samples(count: int, size: int, seed: int, split: str = "train") -> Ite
         labels = np.concatenate([photograph_labels, np.full(len(leaves), DEAD_LEAVES_LABEL)])
         for place, i in enumerate(rng.permutation(in_block)):
             yield f"{split}{first + place:08d}", images[i], int(labels[i])
+
+
+def depth_samples(
+    count: int, size: int, seed: int, split: str = "train"
+) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """Dead leaves with their depth, made in blocks of 256.
+
+    Yields (key without dots, uint8 (size, size, 3), depth uint8 (size, size)). The same (count, size, seed, split)
+    gives the same samples.
+    """
+    _check(count, size, split)
+    for first in range(0, count, IMAGES_PER_BLOCK):
+        rng = np.random.default_rng([seed, SPLITS.index(split), first])
+        images, depths = dead_leaves_with_depth(min(IMAGES_PER_BLOCK, count - first), size, rng)
+        for place, (image, depth) in enumerate(zip(images, depths, strict=True)):
+            yield f"{split}{first + place:08d}", image, depth
 
 
 def _check(count: int, size: int, split: str) -> None:
@@ -126,10 +157,27 @@ def _split_part(photograph: np.ndarray, split: str) -> np.ndarray:
     return np.ascontiguousarray(photograph[:, :border] if split == "train" else photograph[:, border:])
 
 
-def _dead_leaves_picture(side: int, largest: float, rng: np.random.Generator) -> np.ndarray:
-    """One picture, uint8 (side, side, 3), painted from the hindmost leaf to the foremost."""
+def _dead_leaves_picture(side: int, largest: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """One picture, uint8 (side, side, 3), painted from the hindmost leaf to the foremost, and its depth, uint8."""
     from PIL import Image, ImageDraw
 
+    radius, centre, colours = _draw_leaves(side, largest, rng)
+    bare = len(radius)
+    # Numbers of leaves are painted, not colours, so that colour and depth of a pixel are those of one leaf.
+    numbers = Image.new("I", (side, side), bare)
+    draw = ImageDraw.Draw(numbers)
+    boxes = np.round(np.hstack([centre - radius[:, None], centre + radius[:, None] - 1])).astype(int).tolist()
+    for number, box in enumerate(boxes):
+        draw.ellipse(box, fill=number)
+    before = np.append(np.arange(bare)[::-1], bare)  # how many leaves lie in front of each, and of the bare ground
+    depth = np.round(before * FARTHEST / max(bare, 1)).astype(np.uint8)
+    seen = np.asarray(numbers)
+    return colours[seen], depth[seen]
+
+
+def _draw_leaves(side: int, largest: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Radii (leaves,) and centres (leaves, 2; x, y) in pixels from the hindmost leaf to the foremost, and uint8 colours
+    (leaves + 1, 3), the last one that of the bare ground."""
     smallest = min(SMALLEST_LEAF, largest / 2)
     # Centres also lie outside of the picture, as far as a leaf can reach into it.
     field = side + 2 * largest
@@ -141,10 +189,4 @@ def _dead_leaves_picture(side: int, largest: float, rng: np.random.Generator) ->
     visible = np.all((centre + radius[:, None] > 0) & (centre - radius[:, None] < side), axis=1)
     radius, centre = radius[visible], centre[visible]
     palette = np.concatenate([photograph.reshape(-1, 3) for photograph in _photographs()])
-    colours = palette[rng.integers(len(palette), size=len(radius) + 1)]
-    picture = Image.new("RGB", (side, side), tuple(colours[-1].tolist()))
-    draw = ImageDraw.Draw(picture)
-    boxes = np.round(np.hstack([centre - radius[:, None], centre + radius[:, None] - 1])).astype(int).tolist()
-    for box, colour in zip(boxes, colours.tolist(), strict=False):
-        draw.ellipse(box, fill=tuple(colour))
-    return np.asarray(picture)
+    return radius, centre, palette[rng.integers(len(palette), size=len(radius) + 1)]

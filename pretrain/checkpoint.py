@@ -1,24 +1,23 @@
 """Checkpoints: the whole state of training in one file, and the backbone in it for everyone else.
 
 What comes in: state dicts and plain values. What goes out: `checkpoints/step-000001950.pt`, whole or absent, with its
-SHA-256 beside it. Every file is read with `weights_only=True`, so that none can run code. Published files of
-mouse-vision are read by `load_published`.
+SHA-256 beside it; backbones with their weights, from our own checkpoints and from published files.
 """
 
-import pickle
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from pretrain.durable import checksum_path, is_intact, write_atomically
-from pretrain.models import create_model
+from pretrain.models import create_model, model_info
 from pretrain.progress import say
+from pretrain.published import PublishedWeights, select_matching, select_weights, shortened
+from pretrain.weights_file import read_weights
 
 FORMAT = "murine-checkpoint-1"
-PUBLISHED_KEYS = ("model_state_dict", "state_dict")
 
 
 @dataclass(frozen=True)
@@ -71,44 +70,77 @@ def newest_checkpoint(folder: Path) -> Path | None:
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """The state in a checkpoint file, on the CPU; tensors are mapped from disk and read when used."""
-    state = read_weights(path, mmap=True)
-    if not isinstance(state, dict) or state.get("format") != FORMAT:
+    state = read_weights(path)
+    if not is_ours(state):
         raise ValueError(f"{path} is not a checkpoint of `murine pretrain` (no format {FORMAT!r} in it)")
     return state
 
 
-def read_weights(path: Path, mmap: bool = False) -> Any:
-    """What a file of torch's holds, on the CPU, if it is nothing but data."""
-    if not path.is_file():
-        raise FileNotFoundError(f"file {str(path)!r} does not exist")
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError) as error:
-        raise ValueError(f"{path} cannot be read as weights: {str(error).splitlines()[0]}") from error
+def is_ours(state: Any) -> bool:
+    return isinstance(state, dict) and state.get("format") == FORMAT
 
 
-def load_trained_backbone(path: Path | str) -> TrainedBackbone:
-    """The backbone of a run folder's newest checkpoint, or of one checkpoint file.
+def checkpoint_file(path: Path | str) -> Path:
+    """The file that a user means: a run folder's newest intact checkpoint, or the file itself.
 
     Raises:
         FileNotFoundError: nothing there, or a run folder without an intact checkpoint.
-        ValueError: the file is not a checkpoint of ours, or is damaged.
+        ValueError: the file is not what its SHA-256 says.
     """
     path = Path(path).expanduser()
     if path.is_dir():
         newest = newest_checkpoint(path / "checkpoints")
         if newest is None:
             raise FileNotFoundError(f"no intact checkpoint in {path / 'checkpoints'}; train with `murine pretrain`")
-        path = newest
-    elif not path.is_file():
+        return newest
+    if not path.is_file():
         raise FileNotFoundError(f"checkpoint {str(path)!r} does not exist (a run folder or a .pt file)")
-    elif checksum_path(path).is_file() and not is_intact(path):
+    if checksum_path(path).is_file() and not is_intact(path):
         raise ValueError(f"checkpoint {path} is damaged: its SHA-256 does not match")
-    state = read_checkpoint(path)
+    return path
+
+
+def load_trained_backbone(path: Path | str, model: str | None = None) -> TrainedBackbone:
+    """The backbone of a run folder's newest checkpoint, of one checkpoint file, or of a published file.
+
+    Args:
+        path: run folder or file.
+        model: network of a published file, where the file's name (`alexnet_bn_ir.pt`) does not say it. The last linear
+            layer of a published network, if it has one, is left out.
+
+    Raises:
+        FileNotFoundError: nothing there, or a run folder without an intact checkpoint.
+        ValueError: the file is damaged, its network is not known, or its weights are another network's.
+    """
+    path = checkpoint_file(path)
+    state = read_weights(path)
+    if not is_ours(state):
+        return load_published_backbone(path, state, model)
     spec = BackboneSpec(**state["model"])
+    if model not in (None, spec.name):
+        raise ValueError(f"{path} says itself that it is {spec.name}, not model={model}; leave model out")
     backbone = create_model(spec.name, **spec.args)
     backbone.load_state_dict(state["backbone"])
     return TrainedBackbone(backbone.eval(), spec, state["step"], state["epoch"], path.resolve())
+
+
+def load_published_backbone(path: Path, state: Any, model: str | None) -> TrainedBackbone:
+    """A published backbone under the evaluation transform that its model was published with."""
+    try:
+        info = model_info(model or path.stem)
+    except ValueError as error:
+        if model:
+            raise
+        raise ValueError(
+            f"{path} is not a checkpoint of `murine pretrain`; if it is a published one, name its network, which the "
+            f"file's name does not, with model=<name> ({error})"
+        ) from error
+    name, args = model or path.stem, {"num_classes": 0} if info.classifier else {}
+    backbone = create_model(name, **args)
+    put_in_place(backbone, select_weights(backbone, state, str(path)), str(path))
+    spec = BackboneSpec(name, args, info.input_size, list(info.mean), list(info.std))
+    epoch = state.get("epoch")
+    return TrainedBackbone(backbone.eval(), spec, 0, epoch if isinstance(epoch, int) else 0, path.resolve())
 
 
 def training_state(objective: nn.Module, optimizer: Any, spec: BackboneSpec, epoch: int) -> dict[str, Any]:
@@ -130,33 +162,52 @@ def restore_training_state(state: dict[str, Any], objective: nn.Module, optimize
     optimizer.load_state_dict(state["optimizer"])
 
 
-def load_published(model: nn.Module, path_or_state_dict: Path | str | dict[str, Any]) -> nn.Module:
-    """Load weights as mouse-vision's trainers wrote them into a model with the same state-dict keys.
+def load_published(model: nn.Module, source: Path | str | dict[str, Any]) -> nn.Module:
+    """Load all weights of a model from a published file, and say which were used, renamed and ignored.
 
-    The weights lie at the top level or under `model_state_dict` or `state_dict`, with or without DDP's `module.`.
+    Args:
+        model: a model with the file's layer names, on any device.
+        source: the file, a run folder, or what `torch.load` gave for a file.
 
     Raises:
-        ValueError: a key is missing, left over, or has another shape; the line names the first one.
+        FileNotFoundError: no such file.
+        ValueError: no backbone in it, or a weight that is missing, left over or of another shape; the first is named.
     """
-    state = path_or_state_dict
-    if not isinstance(state, dict):
-        state = read_weights(Path(state))
-    if not isinstance(state, dict):
-        raise ValueError(f"{path_or_state_dict} holds no weights by name, but {type(state).__name__}")
-    for key in PUBLISHED_KEYS:
-        if isinstance(state.get(key), dict):
-            state = state[key]
-            break
-    state = {key.removeprefix("module."): value for key, value in state.items() if isinstance(value, Tensor)}
-    wanted = model.state_dict()
-    for key, tensor in wanted.items():
-        if key not in state:
-            raise ValueError(f"the file has no weights for {key!r}, shape {tuple(tensor.shape)}")
-        if state[key].shape != tensor.shape:
-            raise ValueError(
-                f"{key!r} has shape {tuple(state[key].shape)} in the file, {tuple(tensor.shape)} in the model"
-            )
-    if extra := sorted(state.keys() - wanted.keys()):
-        raise ValueError(f"the file has weights that the model does not: {extra[0]!r} and {len(extra) - 1} more")
-    model.load_state_dict(state)
+    state, origin = opened(source)
+    put_in_place(model, select_weights(model, state, origin), origin)
     return model
+
+
+def read_published(model: nn.Module, source: Path | str | dict[str, Any]) -> PublishedWeights:
+    """The weights that `load_published` would load, and the names of all that it would use, rename and ignore."""
+    return select_weights(model, *opened(source))
+
+
+def load_matching(model: nn.Module, source: Path | str | dict[str, Any]) -> PublishedWeights:
+    """Load what fits a model by name and shape, leave the rest of the model as it is, and say both.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: nothing fits; the first weight of another shape is named.
+    """
+    state, origin = opened(source)
+    found = select_matching(model, state, origin)
+    put_in_place(model, found, origin)
+    if left := [name for name in model.state_dict() if name not in found.weights]:
+        say(f"  stay as they were: {shortened(left)}")
+    return found
+
+
+def opened(source: Path | str | dict[str, Any]) -> tuple[Any, str]:
+    """What a file holds, and its name for messages."""
+    if isinstance(source, Path | str):
+        path = checkpoint_file(source)
+        return read_weights(path), str(path)
+    return source, "the state dict"
+
+
+def put_in_place(model: nn.Module, found: PublishedWeights, origin: str) -> None:
+    """Load weights that are known to fit, and say where each part of the file went."""
+    model.load_state_dict(found.weights, strict=False)
+    for line in found.account(origin):
+        say(line)

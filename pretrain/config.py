@@ -47,6 +47,12 @@ class ShardsConfig:
     max_unreadable: float = setting(0.01, "share of unreadable images above which writing fails", low=0, high=1)
     image_column: str | None = setting(None, "Parquet column with the image (default: found by its content)")
     label_column: str | None = setting(None, "Parquet column with the label (default: `label`, if there is one)")
+    depth: str | None = setting(
+        None,
+        "folder of depth images, named as the source's images are (suffixes may differ), or `simulated` with "
+        "source=simulated; depth is grey, 8 or 16 bit, in any units",
+    )
+    depth_column: str | None = setting(None, "Parquet column with the depth image")
     where: str | None = setting(None, "Parquet rows to keep, as `column=value`, for example `split=train`")
     images: int = setting(10000, "how many images `source=simulated` makes", low=1)
     seed: int = setting(0, "seed of the order of a folder's images, and of the images that are made", low=0)
@@ -64,29 +70,62 @@ class DataConfig:
 
 @dataclass
 class ViewsConfig:
-    """Random views of an image; the defaults are those of instance recognition in mouse-vision (Nayebi 2023)."""
+    """Random views of an image; the defaults are those of instance recognition in mouse-vision (Nayebi 2023).
+
+    A list of probabilities holds one for each view; the last one is for all further views.
+    """
 
     size: int = setting(64, "side of a view", "pixels", 8, 1024)
     crop_area_min: float = setting(0.2, "smallest crop, as a share of the image's area", low=0.001, high=1)
     crop_area_max: float = setting(1.0, "largest crop, as a share of the image's area", low=0.001, high=1)
+    crop_side: float = setting(
+        0.0, "instead: side of a square crop of fixed size, as a share of the short side; 0: random area", low=0, high=1
+    )
+    crop_pad: float = setting(
+        0.0, "black border around the image before a crop of fixed size, as a share of the short side", low=0, high=1
+    )
+    interpolation: str = setting("bilinear", "how crops are resized", choices=("bilinear", "bicubic"))
     flip_probability: float = setting(0.5, "horizontal flip", low=0, high=1)
     grayscale_probability: float = setting(0.2, "colours replaced by their luma", low=0, high=1)
+    grayscale_first: bool = setting(True, "grey before the jitter (instance recognition), otherwise after it")
     jitter_probability: float = setting(1.0, "brightness, contrast, saturation and hue jitter", low=0, high=1)
     brightness: float = setting(0.4, "factor drawn from 1 ± this", low=0, high=1)
     contrast: float = setting(0.4, "factor drawn from 1 ± this", low=0, high=1)
     saturation: float = setting(0.4, "factor drawn from 1 ± this", low=0, high=1)
     hue: float = setting(0.4, "shift drawn from ± this", "turns of the colour circle", low=0, high=0.5)
+    blur_probability: list[float] = setting([0.0], "Gaussian blur, for each view", low=0, high=1)
+    blur_sigma_min: float = setting(0.1, "narrowest blur", "pixels of a view of 224 pixels", low=0.01)
+    blur_sigma_max: float = setting(2.0, "widest blur", "pixels of a view of 224 pixels", low=0.01)
+    solarize_probability: list[float] = setting([0.0], "bright values inverted, for each view", low=0, high=1)
+    local_size: int = setting(32, "side of a local view (DINO, SwAV)", "pixels", 8, 1024)
+    local_crop_area_min: float = setting(0.05, "smallest crop of a local view, share of the area", low=0.001, high=1)
+    local_crop_area_max: float = setting(0.4, "largest crop of a local view, share of the area", low=0.001, high=1)
+    patch_image: int = setting(292, "short side of an image that is cut into a grid of patches", "pixels", 8, 4096)
+    patch_field: int = setting(255, "side of the random square that the 3 x 3 grid covers", "pixels", 8, 4096)
 
 
 @dataclass
 class OptimizerConfig:
-    """SGD with momentum and a step schedule; the defaults are the published recipe of alexnet_bn_ir."""
+    """Optimiser and learning rate by epoch; the defaults are the published recipe of alexnet_bn_ir."""
 
-    lr: float = setting(0.003, "learning rate at the start", low=0)
-    momentum: float = setting(0.9, "momentum of SGD", low=0, high=1)
-    weight_decay: float = setting(5e-4, "L2 penalty on every parameter, as published", low=0)
-    decay_epochs: list[int] = setting([120, 160], "the learning rate is multiplied at the start of these", "epochs", 0)
-    decay_rate: float = setting(0.1, "by this factor", low=0, high=1)
+    name: str = setting(
+        "momentum",
+        "momentum: plain SGD with momentum; nesterov: Nesterov's; lars: layer-wise rates for large batches",
+        choices=("momentum", "nesterov", "adam", "adamw", "lars"),
+    )
+    lr: float = setting(0.003, "learning rate at the start, or after the warm-up", low=0)
+    momentum: float = setting(0.9, "momentum of SGD and LARS", low=0, high=1)
+    weight_decay: float = setting(5e-4, "L2 penalty", low=0)
+    decay_biases: bool = setting(True, "penalty on biases and norm layers too, as published; never with lars")
+    trust: float = setting(1e-3, "LARS: a layer's step as a share of its weights' length", low=0)
+    schedule: str = setting(
+        "step", "step: multiplied at epochs; cosine: falls to min_lr in the last epoch", choices=("step", "cosine")
+    )
+    decay_epochs: list[int] = setting([120, 160], "step: the rate is multiplied at the start of these", "epochs", 0)
+    decay_rate: float = setting(0.1, "step: by this factor", low=0, high=1)
+    min_lr: float = setting(0.0, "cosine: learning rate of the last epoch", low=0)
+    warmup_epochs: int = setting(0, "the rate rises linearly over these", "epochs", 0)
+    warmup_ratio: float = setting(1e-4, "where the warm-up starts, as a share of the rate", low=0, high=1)
     clip_norm: float = setting(0.0, "longest gradient over all parameters; longer ones are shortened; 0: any", low=0)
 
 
@@ -125,6 +164,9 @@ class PretrainConfig:
     objective_args: dict[str, Any] = setting({}, "arguments of the objective's constructor")
     data: DataConfig = setting(DataConfig, "training images")
     views: ViewsConfig = setting(ViewsConfig, "random views of them")
+    initial_weights: str | None = setting(
+        None, "checkpoint whose backbone training starts from: a run folder, a file of ours, or a published one"
+    )
     optimizer: OptimizerConfig = setting(OptimizerConfig, "optimiser and schedule")
     probe: ProbeConfig = setting(ProbeConfig, "measurements while training")
     checkpoint: CheckpointConfig = setting(CheckpointConfig, "saving")
@@ -137,6 +179,7 @@ class PretrainConfig:
     )
     accelerator: str = setting("auto", "kind of device", choices=("auto", "cpu", "cuda", "mps"))
     devices: int = setting(1, "devices that share a batch", low=1)
+    sync_batch_norm: bool = setting(False, "batch statistics over all devices rather than each device's own")
     seed: int = setting(1, "seed of weights, order, views and dropout", low=0)
     log_every: int = setting(10, "between rows of metrics.csv", "steps", 1)
     out: str | None = setting(None, "run folder (default: runs/<model>-<objective>-<hash of the config>)")

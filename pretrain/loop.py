@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.tensorboard import SummaryWriter
 
+from pretrain.best import Best, keep_as_best
 from pretrain.checkpoint import (
     BackboneSpec,
     newest_checkpoint,
@@ -125,6 +126,7 @@ class Training:
     def __init__(self, task: Task, fabric: Fabric, run: RunFolder) -> None:
         self.task, self.fabric, self.run = task, fabric, run
         self.checkpoints = run.path / "checkpoints"
+        self.best = Best()
         self.step = self.resume()
         # After resuming, so that the wrapped optimiser keeps the restored momentum on the device.
         self.model, self.optimizer = fabric.setup(task.objective, task.optimizer)
@@ -142,6 +144,10 @@ class Training:
             return 0
         state = read_checkpoint(path)
         restore_training_state(state, self.task.objective, self.task.optimizer)
+        self.best = Best(**state["best"])
+        # A kill can come between saving an epoch's end and keeping it as the best.
+        if self.fabric.is_global_zero and state["step"] == self.best.epoch * self.task.steps_per_epoch > 0:
+            keep_as_best(path)
         if self.fabric.is_global_zero:
             say(f"going on from {path} (step {state['step']:,} of {self.task.steps:,})")
         return state["step"]
@@ -209,17 +215,23 @@ class Training:
         self.log_pending_check()
         seconds = time.monotonic() - self.logged_at
         rate = (self.step - self.logged_step) * self.task.batch_size / seconds
-        values = {name: float(value) for name, value in self.values.items()}
+        values = self.mean_over_processes()
         self.shown = f"loss {values['loss']:.3f}  {rate:,.0f} images/s"
         values |= {"lr": lr, "images_per_s": round(rate, 1)}
         self.log.add(self.step, epoch, self.step * self.task.batch_size, values)
         self.logged_at, self.logged_step = time.monotonic(), self.step
+
+    def mean_over_processes(self) -> dict[str, float]:
+        """The last step's values; each process has those of its part of the batch."""
+        means = self.fabric.all_reduce(torch.stack([value.float() for value in self.values.values()]), reduce_op="mean")
+        return dict(zip(self.values, means.tolist(), strict=True))
 
     def log_pending_check(self) -> None:
         """Stop at a loss that is not finite. Reading losses waits for the device, so it is not done at every step."""
         for step, loss in self.unchecked:
             if not math.isfinite(loss.item()):
                 self.fail(f"the loss is {loss.item()}", step)
+            self.best.add_loss(loss.item())
         self.unchecked.clear()
 
     def fail(self, what: str, step: int) -> None:
@@ -232,13 +244,18 @@ class Training:
         )
 
     def finish_epoch(self, epoch: int, meter: Meter) -> None:
-        """Probe and save."""
+        """Probe and save; the checkpoint of the best epoch is kept beside the newest ones."""
         self.log_pending_check()
+        measured = {}
         if self.task.probe_every_epochs and (epoch + 1) % self.task.probe_every_epochs == 0:
-            self.measure(epoch, meter)
-        self.save(epoch + 1)
+            measured = self.measure(epoch, meter)
+        is_best = self.best.end_epoch(epoch + 1, measured)
+        path = self.save(epoch + 1)
+        if path and is_best:
+            keep_as_best(path)
+            self.run.status(best={"epoch": self.best.epoch, self.best.measure: self.best.value})
 
-    def measure(self, epoch: int, meter: Meter) -> None:
+    def measure(self, epoch: int, meter: Meter) -> dict[str, float]:
         with self.fabric.autocast():
             measured = self.task.measure(lambda text: meter.advance(0, text))
         self.log.add(self.step, epoch, self.step * self.task.batch_size, measured)
@@ -247,6 +264,7 @@ class Training:
         if self.fabric.is_global_zero:
             say(f"epoch {epoch + 1}: {shown}")
         self.logged_at, self.logged_step = time.monotonic(), self.step
+        return measured
 
     def save(self, epoch: int) -> Path | None:
         """Write a checkpoint of the state after the last step; a state that is not finite is never written."""
@@ -254,6 +272,7 @@ class Training:
         path = None
         if self.fabric.is_global_zero:
             state = training_state(self.task.objective, self.task.optimizer, self.task.spec, epoch)
+            state["best"] = self.best.state()
             if broken := not_finite(state["backbone"] | state["heads"]):
                 self.fail(f"{broken!r} is not finite", self.step)
             path = save_checkpoint(self.checkpoints, self.step, state, self.task.saving.keep)

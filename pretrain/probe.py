@@ -9,12 +9,14 @@ https://arxiv.org/abs/2210.02885), and the spread of the normalised features, by
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pretrain.config import ProbeConfig
+from pretrain.models import flat_features
 from pretrain.progress import say
 from pretrain.stream import EpochBatches, ShardSet, load_batches
 
@@ -22,6 +24,18 @@ BATCH = 256
 # Enough rows for the rank of a few thousand features, and few enough for an eigendecomposition in a second.
 RANK_IMAGES = 2048
 KNN_BLOCK = 512
+
+
+class Classifier(Protocol):
+    """An objective that names the class of an image."""
+
+    training: bool
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Scores (batch, classes) of images (batch, 3, H, W)."""
+
+    def train(self, mode: bool) -> nn.Module: ...
+    def eval(self) -> nn.Module: ...
 
 
 @dataclass
@@ -60,13 +74,32 @@ class Probe:
         return measured
 
     @torch.no_grad()
+    def classification(
+        self, objective: Classifier, note: Callable[[str], None] = lambda text: None
+    ) -> dict[str, float]:
+        """`top1` and `top5` (0 to 1) of an objective's own classifier on the labelled held-out images."""
+        training = objective.training
+        objective.eval()
+        right, seen = torch.zeros(2), 0
+        for batch in load_batches(EpochBatches(self.held_out, BATCH, drop_last=False), workers=0):
+            logits = objective.logits(self.view(batch)).float()
+            ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices.cpu()
+            hits = ranked == batch["label"][:, None]
+            right += torch.stack([hits[:, 0].sum(), hits.any(1).sum()])
+            seen += len(hits)
+            note(f"classified {seen:,} of {self.held_out.samples:,} held-out images")
+        objective.train(training)
+        top1, top5 = (right / seen).tolist()
+        return {"top1": top1, "top5": top5}
+
+    @torch.no_grad()
     def features(
         self, backbone: nn.Module, shards: ShardSet, limit: int, note: Callable[[str], None]
     ) -> tuple[Tensor, Tensor | None]:
         """L2-normalised features (images, d) and labels (images,) of the first images of the shards."""
         features, labels, seen = [], [], 0
         for batch in load_batches(EpochBatches(shards, BATCH, drop_last=False), workers=0):
-            features.append(F.normalize(backbone(self.view(batch)).float(), dim=1))
+            features.append(F.normalize(flat_features(backbone(self.view(batch))).float(), dim=1))
             labels.append(batch.get("label"))
             seen += len(features[-1])
             wanted = min(limit, shards.samples)

@@ -11,20 +11,25 @@ from pathlib import Path
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.strategies import DDPStrategy
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
-from pretrain.augment import draw_parameters, evaluation_view, make_view
-from pretrain.checkpoint import BackboneSpec
-from pretrain.config import OptimizerConfig, PretrainConfig
+from pretrain.checkpoint import BackboneSpec, load_matching
+from pretrain.config import PretrainConfig
 from pretrain.loop import Task, Training, derived_seed
-from pretrain.models import create_model, model_info
+from pretrain.models import TIMM_PREFIX, create_model, model_info
+from pretrain.models.sync_norm import convert_sync_batch_norm
 from pretrain.objectives import create_objective, known_objective
-from pretrain.pictures import save_filters, save_views
+from pretrain.objectives.objective import Objective, Wants
+from pretrain.optimizer import make_optimizer, set_learning_rate
+from pretrain.pictures import save_contact_sheet, save_filters
 from pretrain.probe import Probe
 from pretrain.progress import say
 from pretrain.run_folder import RunFolder, open_run
 from pretrain.stream import EpochBatches, ShardSet, load_batches, open_shards
+from pretrain.views import ViewMaker
+
+SHEET_IMAGES = 8
 
 
 def pretrain(config: PretrainConfig, report: Callable[[dict[str, float]], None] | None = None) -> Path:
@@ -47,19 +52,22 @@ def pretrain(config: PretrainConfig, report: Callable[[dict[str, float]], None] 
         raise ValueError(
             f"batch_size={config.batch_size} is larger than the {train.samples:,} images in {train.folder}"
         )
-    fabric = make_fabric(config)
     spec = backbone_spec(config)
     # Made before the folder is, so that a wrong argument leaves no folder behind.
     objective = build_objective(config, spec, train)
+    optimizer = make_optimizer(objective, config.optimizer)
+    fabric = make_fabric(config, unused=bool(getattr(objective.backbone, "unused_parameters", ())))
+    if config.sync_batch_norm and fabric.world_size > 1:
+        objective = convert_sync_batch_norm(objective)
     # One process makes the folder; the others would find it half made.
     with fabric.rank_zero_first():
         run = open_run(config, "pretrain", f"{config.model}-{config.objective}")
     run.status(device=device_name(fabric.device), shards=str(train.folder), images=train.samples)
-    task = make_task(config, fabric, spec, objective, run, train, held_out, steps_per_epoch, report)
+    task = make_task(config, fabric, spec, objective, optimizer, run, train, held_out, steps_per_epoch, report)
     training = Training(task, fabric, run)
     if fabric.is_global_zero:
         announce(config, run, train, fabric, steps_per_epoch)
-        save_pictures_of_views(run.path / "views.png", config, spec, train)
+        draw_views(config, run.path / "views.png")
     if training.step < task.steps:
         training.train()
     else:
@@ -72,17 +80,37 @@ def require_consistent(config: PretrainConfig) -> None:
     """Fail on a wrong name or on keys that contradict each other before anything is read."""
     model_info(config.model)
     known_objective(config.objective)
-    views = config.views
-    if views.crop_area_min > views.crop_area_max:
+    views, rates = config.views, config.optimizer
+    for low, high in (
+        ("crop_area_min", "crop_area_max"),
+        ("local_crop_area_min", "local_crop_area_max"),
+        ("blur_sigma_min", "blur_sigma_max"),
+    ):
+        if getattr(views, low) > getattr(views, high):
+            raise ValueError(f"views.{low}={getattr(views, low)} is larger than views.{high}={getattr(views, high)}")
+    if rates.warmup_epochs >= config.epochs and rates.warmup_epochs:
+        raise ValueError(f"optimizer.warmup_epochs={rates.warmup_epochs} must be fewer than epochs={config.epochs}")
+
+
+def require_wanted(config: PretrainConfig, wants: Wants, train: ShardSet) -> None:
+    """Fail where the objective wants of each image what the shards do not have."""
+    if wants.label and not train.labels:
         raise ValueError(
-            f"views.crop_area_min={views.crop_area_min} is larger than views.crop_area_max={views.crop_area_max}"
+            f"objective={config.objective} wants a class of each image, and {train.folder} has none; write shards from "
+            "class folders or from a Parquet file with label_column="
+        )
+    if wants.depth and not train.depth:
+        raise ValueError(
+            f"objective={config.objective} wants a depth map of each image, and {train.folder} has none; write shards "
+            "with depth=<folder of depth images of the same names>"
         )
 
 
-def make_fabric(config: PretrainConfig) -> Fabric:
+def make_fabric(config: PretrainConfig, unused: bool = False) -> Fabric:
+    """The devices of a run; `unused` says that some parameters of the backbone take no part in its output."""
     # Buffers follow from the data that all processes gather (the bank) or differ little (batch norm's statistics);
     # sending them at every step would cost more than the step.
-    strategy = DDPStrategy(broadcast_buffers=False) if config.devices > 1 else "auto"
+    strategy = DDPStrategy(broadcast_buffers=False, find_unused_parameters=unused) if config.devices > 1 else "auto"
     fabric = Fabric(
         accelerator=config.accelerator, strategy=strategy, devices=config.devices, precision=config.precision
     )
@@ -93,20 +121,29 @@ def make_fabric(config: PretrainConfig) -> Fabric:
 
 
 def backbone_spec(config: PretrainConfig) -> BackboneSpec:
-    """Label-free objectives train the backbone without its classifier, unless `model_args.num_classes` asks for it."""
+    """Objectives bring their own heads, so the backbone has no classifier, unless `model_args.num_classes` is set."""
     info = model_info(config.model)
-    args = {"num_classes": 0, **config.model_args}
+    args = {"num_classes": 0} if info.classifier else {}
+    if config.model.startswith(TIMM_PREFIX):
+        args["input_size"] = config.views.size
+    args |= config.model_args
     return BackboneSpec(config.model, args, config.views.size, list(info.mean), list(info.std))
 
 
-def build_objective(config: PretrainConfig, spec: BackboneSpec, train: ShardSet) -> nn.Module:
+def build_objective(config: PretrainConfig, spec: BackboneSpec, train: ShardSet) -> Objective:
+    """The backbone, with its initial weights, inside the objective."""
+    require_wanted(config, known_objective(config.objective).wants, train)
     torch.manual_seed(derived_seed(config.seed, "weights"))
     backbone = create_model(spec.name, **spec.args)
+    # Before the objective is made, because some copy the backbone as their teacher.
+    if config.initial_weights:
+        load_matching(backbone, config.initial_weights)
     return create_objective(
         config.objective,
         backbone,
         num_samples=train.samples,
         input_size=spec.input_size,
+        classes=train.classes,
         **config.objective_args,
     )
 
@@ -115,7 +152,8 @@ def make_task(
     config: PretrainConfig,
     fabric: Fabric,
     spec: BackboneSpec,
-    objective: nn.Module,
+    objective: Objective,
+    optimizer: Optimizer,
     run: RunFolder,
     train: ShardSet,
     held_out: ShardSet | None,
@@ -123,24 +161,32 @@ def make_task(
     report: Callable[[dict[str, float]], None] | None,
 ) -> Task:
     """Everything the loop needs, bound to this config."""
-    views = Views(config, spec, fabric.device, fabric.global_rank, objective.views)
+    views = ViewMaker(
+        config.views, spec, objective.wants, config.seed, fabric.device, fabric.global_rank, fabric.world_size
+    )
     probe = Probe(train, held_out, config.probe, views.evaluation)
     if probe.has_labels:
         run.status(knn_chance=1 / len(held_out.labels))
 
+    def prepare(batch: dict[str, Tensor], step: int) -> dict[str, Tensor]:
+        epoch = torch.tensor(step / steps_per_epoch)
+        return {**views.training(batch, step), "epoch": epoch, "progress": epoch / config.epochs}
+
     def measure(note: Callable[[str], None]) -> dict[str, float]:
         measured = probe.measure(objective.backbone, note)
+        if hasattr(objective, "logits") and held_out and held_out.labels:
+            measured |= probe.classification(objective, note)
         if report:
             report(measured)
         return measured
 
     return Task(
         objective=objective.to(fabric.device),
-        optimizer=make_optimizer(objective, config.optimizer),
+        optimizer=optimizer,
         spec=spec,
         batches=partial(epoch_batches, config, fabric, train),
-        prepare=views.training,
-        set_lr=partial(set_lr, config=config.optimizer),
+        prepare=prepare,
+        set_lr=partial(set_learning_rate, epochs=config.epochs, config=config.optimizer),
         measure=measure,
         epochs=config.epochs,
         steps_per_epoch=steps_per_epoch,
@@ -164,62 +210,16 @@ def epoch_batches(
     return load_batches(batches, config.data.workers, pin=fabric.device.type == "cuda")
 
 
-class Views:
-    """Random views for training and the central view for probes, on the training device."""
-
-    def __init__(self, config: PretrainConfig, spec: BackboneSpec, device: torch.device, rank: int, count: int) -> None:
-        self.config, self.size, self.device, self.rank, self.count = (
-            config,
-            spec.input_size,
-            device,
-            rank,
-            count,
-        )
-        self.mean = torch.tensor(spec.mean, device=device)
-        self.std = torch.tensor(spec.std, device=device)
-
-    def training(self, batch: dict[str, Tensor], step: int) -> dict[str, Tensor]:
-        """Add `views` (views, batch, 3, size, size); their parameters follow from (seed, step, rank)."""
-        generator = torch.Generator().manual_seed(derived_seed(self.config.seed, "views", step, self.rank))
-        images = batch["images"].to(self.device, non_blocking=True)
-        drawn = [draw_parameters(batch["sizes"], self.config.views, generator) for _ in range(self.count)]
-        views = torch.stack([make_view(images, one, self.size, self.mean, self.std) for one in drawn])
-        rest = {key: batch[key].to(self.device) for key in ("index", "label") if key in batch}
-        return {"views": views, **rest}
-
-    def evaluation(self, batch: dict[str, Tensor]) -> Tensor:
-        """The central view (batch, 3, size, size)."""
-        images = batch["images"].to(self.device)
-        return evaluation_view(images, batch["sizes"], self.size, self.mean, self.std)
-
-
-def make_optimizer(objective: nn.Module, config: OptimizerConfig) -> Optimizer:
-    """Plain SGD with momentum and weight decay on every parameter, as published."""
-    from timm.optim import create_optimizer_v2
-
-    # timm's "sgd" is Nesterov's; "momentum" is the plain one.
-    return create_optimizer_v2(
-        objective, opt="momentum", lr=config.lr, momentum=config.momentum,
-        weight_decay=config.weight_decay, filter_bias_and_bn=False,
-    )  # fmt: skip
-
-
-def set_lr(optimizer: Optimizer, epoch: int, config: OptimizerConfig) -> float:
-    """Learning rate of an epoch (counted from 0): multiplied by the decay rate at the start of each decay epoch."""
-    lr = config.lr * config.decay_rate ** sum(epoch >= boundary for boundary in config.decay_epochs)
-    for group in optimizer.param_groups:
-        group["lr"] = lr
-    return lr
-
-
-def save_pictures_of_views(path: Path, config: PretrainConfig, spec: BackboneSpec, train: ShardSet) -> None:
-    """A few training images, each beside random views of it, before normalisation."""
-    if path.exists():
-        return
-    batch = next(load_batches(EpochBatches(train, batch_size=8, drop_last=False), workers=0))
-    plain = BackboneSpec(spec.name, spec.args, spec.input_size, [0.0] * 3, [1.0] * 3)
-    views = Views(config, plain, torch.device("cpu"), rank=0, count=5)
-    save_views(views.evaluation(batch), views.training(batch, step=0)["views"], path)
+def draw_views(config: PretrainConfig, path: Path) -> Path:
+    """A contact sheet of what a pretraining with this config sees of a few images; returns its path."""
+    require_consistent(config)
+    train = open_shards(config.data.shards)
+    wants = known_objective(config.objective).wants
+    require_wanted(config, wants, train)
+    batch = next(load_batches(EpochBatches(train, batch_size=SHEET_IMAGES, drop_last=False), workers=0))
+    plain = BackboneSpec(config.model, {}, config.views.size, [0.0] * 3, [1.0] * 3)
+    save_contact_sheet(batch, ViewMaker(config.views, plain, wants, config.seed, torch.device("cpu")), path)
+    return path
 
 
 def device_name(device: torch.device) -> str:

@@ -1,9 +1,10 @@
 """Write and verify WebDataset shards of small images.
 
 What comes in: a `Source` of images of any size. What goes out: a folder of `shard-000000.tar`, ... and `index.json`.
-A sample is `<global index, nine digits>.jpg` (or `.npy`, raw uint8 (height, width, 3)), with its label in `.cls`.
-The index gives samples, bytes and SHA-256 of every shard, in the order of the global indices. Format of the tars:
-WebDataset (Aizman et al. 2019, https://arxiv.org/abs/2001.01858).
+A sample is `<global index, nine digits>.jpg` (or `.npy`, raw uint8 (height, width, 3)), with its label in `.cls`, and
+its depth map, of the same height and width, in `.depth.png` (grey, 8 or 16 bit, in the source's own values). The index
+gives samples, bytes and SHA-256 of every shard, in the order of the global indices. Format of the tars: WebDataset
+(Aizman et al. 2019, https://arxiv.org/abs/2001.01858).
 """
 
 import hashlib
@@ -12,7 +13,7 @@ import json
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -28,15 +29,18 @@ from pretrain.sources import Item, Source
 INDEX = "index.json"
 JOURNAL = "journal"
 FORMAT = "murine-shards-1"
+DEPTH = "depth.png"
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """An image ready for a shard, or why it could not be read."""
+    """An image, of this width and height, ready for a shard with its depth map, or why it could not be read."""
 
     extension: str = ""
     data: bytes = b""
     problem: str = ""
+    size: tuple[int, int] = (0, 0)
+    depth: bytes = b""
 
 
 def write_shards(source: Source, config: ShardsConfig) -> dict:
@@ -79,6 +83,8 @@ def shard_plan(source: Source, config: ShardsConfig) -> dict:
     """What the shards are made of; two runs with the same plan write the same bytes."""
     return {
         "format": FORMAT,
+        # None and not False, so that shards written before there were depth maps have the same plan.
+        "depth": wants_depth(config) or None,
         "source": hashlib.sha256(source.fingerprint.encode()).hexdigest(),
         "images": source.count,
         "size": config.size,
@@ -87,6 +93,11 @@ def shard_plan(source: Source, config: ShardsConfig) -> dict:
         "shard_samples": config.shard_samples,
         "classes": list(source.classes) if source.classes else None,
     }
+
+
+def wants_depth(config: ShardsConfig) -> bool:
+    """Whether each image must come with a depth map."""
+    return config.depth is not None or config.depth_column is not None
 
 
 def finished_index(folder: Path, plan: dict) -> dict:
@@ -155,6 +166,8 @@ def write_shard(
                     unreadable.append(f"{item.name}: {encoded.problem}")
                     continue
                 sample = {"__key__": f"{first_index + samples:09d}", encoded.extension: encoded.data}
+                if encoded.depth:
+                    sample[DEPTH] = encoded.depth
                 if item.label is not None:
                     sample["cls"] = str(item.label).encode()
                     labels.add(item.label)
@@ -177,29 +190,90 @@ def write_shard(
 
 
 def encode(item: Item, config: ShardsConfig) -> Encoded:
-    """Resize one image to the chosen short side and encode it; a JPEG that has that size already is kept as it is."""
+    """One image, and its depth map where the config wants one, as a shard has them; or what is wrong with either."""
     try:
-        data = item.image.read_bytes() if isinstance(item.image, Path) else item.image
-        image = Image.fromarray(data) if isinstance(data, np.ndarray) else Image.open(io.BytesIO(data))
-        fits = min(image.size) == config.size and image.format == "JPEG" and image.mode in ("RGB", "L")
-        upright = image.getexif().get(ExifTags.Base.Orientation, 1) == 1
-        if fits and upright and config.format == "jpeg":
-            image.load()
-            return Encoded("jpg", data)
-        image = resize_short_side(ImageOps.exif_transpose(eight_bit(image)), config.size)
-        buffer = io.BytesIO()
-        if config.format == "raw":
-            np.save(buffer, np.asarray(image.convert("RGB")))
-            return Encoded("npy", buffer.getvalue())
-        image.save(buffer, "JPEG", quality=config.quality)
-        return Encoded("jpg", buffer.getvalue())
+        encoded, original_size = encode_image(item.image, config)
     except Exception as error:  # Pillow's decoders raise nearly anything on damaged bytes; the image is listed
-        return Encoded(problem=f"{type(error).__name__}: {error}".replace("\n", " "))
+        return Encoded(problem=one_line(error))
+    if not wants_depth(config):
+        return encoded
+    try:
+        return replace(encoded, depth=encode_depth(item.depth, original_size, encoded.size))
+    except Exception as error:
+        return Encoded(problem=f"depth: {one_line(error)}")
+
+
+def one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".replace("\n", " ")
+
+
+def encode_image(image: bytes | Path | np.ndarray, config: ShardsConfig) -> tuple[Encoded, tuple[int, int]]:
+    """Resize an image to the chosen short side and encode it; a JPEG that has that size already is kept as it is.
+
+    Returns it with the width and height that it had, standing upright.
+    """
+    image, data = open_image(image)
+    fits = min(image.size) == config.size and image.format == "JPEG" and image.mode in ("RGB", "L")
+    upright = image.getexif().get(ExifTags.Base.Orientation, 1) == 1
+    if fits and upright and config.format == "jpeg":
+        image.load()
+        return Encoded("jpg", data, size=image.size), image.size
+    image = ImageOps.exif_transpose(eight_bit(image))
+    resized = resize_short_side(image, config.size)
+    buffer = io.BytesIO()
+    if config.format == "raw":
+        np.save(buffer, np.asarray(resized.convert("RGB")))
+        return Encoded("npy", buffer.getvalue(), size=resized.size), image.size
+    resized.save(buffer, "JPEG", quality=config.quality)
+    return Encoded("jpg", buffer.getvalue(), size=resized.size), image.size
+
+
+def open_image(image: bytes | Path | np.ndarray) -> tuple[Image.Image, bytes | np.ndarray]:
+    """An item's image for Pillow, not decoded yet, and what it was made from."""
+    data = image.read_bytes() if isinstance(image, Path) else image
+    return Image.fromarray(data) if isinstance(data, np.ndarray) else Image.open(io.BytesIO(data)), data
+
+
+def encode_depth(depth: bytes | Path | np.ndarray | None, image_size: tuple[int, int], size: tuple[int, int]) -> bytes:
+    """A depth map as grey PNG of width and height `size`, by nearest neighbour: a mean of two depths is the depth of
+    neither.
+
+    Raises ValueError where there is none, or where its aspect is not that of its image, whose width and height are
+    `image_size`.
+    """
+    if depth is None or (isinstance(depth, bytes) and not depth):
+        raise ValueError("no depth image of this name")
+    values = grey_values(ImageOps.exif_transpose(open_image(depth)[0]))
+    height, width = values.shape
+    # A depth map of lower resolution may have been rounded to whole pixels.
+    if abs(width * image_size[1] - height * image_size[0]) > max(image_size):
+        raise ValueError(f"{width} x {height} pixels are not the shape of the image, {image_size[0]} x {image_size[1]}")
+    rows, columns = (
+        (2 * np.arange(side) + 1) * length // (2 * side)
+        for side, length in zip((size[1], size[0]), values.shape, strict=True)
+    )
+    buffer = io.BytesIO()
+    Image.fromarray(values[rows[:, None], columns]).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def grey_values(image: Image.Image) -> np.ndarray:
+    """Depths uint8 or uint16 (height, width) of a grey image; raises ValueError where it has colours."""
+    if is_sixteen_bit(image):
+        return np.asarray(image).astype(np.uint16)
+    channels = np.asarray(eight_bit(image).convert("RGB"))
+    if (channels != channels[..., :1]).any():
+        raise ValueError("it has colours; save depth as grey with 8 or 16 bits")
+    return channels[..., 0]
+
+
+def is_sixteen_bit(image: Image.Image) -> bool:
+    return image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG")
 
 
 def eight_bit(image: Image.Image) -> Image.Image:
     """16-bit grey by its upper byte, which Pillow would clip at 255; raises ValueError where no range is known."""
-    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
+    if is_sixteen_bit(image):
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.mode in ("I", "F"):
         raise ValueError(f"pixels of mode {image.mode!r} have no fixed range; save the image with 8 or 16 bits")
@@ -232,6 +306,7 @@ def finish(folder: Path, plan: dict, entries: list[dict]) -> dict:
         "samples": sum(entry["samples"] for entry in entries),
         "labels": labels,
         "classes": plan["classes"],
+        "depth": plan["depth"] is True,
         "shards": [{key: entry[key] for key in ("file", "samples", "bytes", "sha256")} for entry in entries],
         "unreadable": unreadable,
         "plan": plan,

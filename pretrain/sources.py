@@ -1,12 +1,13 @@
 """Where images come from: folders and Parquet files, read lazily and in a fixed order.
 
-What comes in: a path. What goes out: a `Source`, whose `items(start)` yields each image with its name and label:
-encoded bytes as they lie in the file, or an array uint8 (height, width, 3).
+What comes in: a path, and another of depth images where there are any. What goes out: a `Source`, whose `items(start)`
+yields each image with its name, label and depth image: encoded bytes as they lie in the file, or arrays, uint8 (height,
+width, 3) and, for depth, uint8 or uint16 (height, width).
 """
 
 import random
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,11 +22,15 @@ PARQUET_ROWS = 256
 
 @dataclass(frozen=True)
 class Item:
-    """One image of a source: `image` is encoded bytes, a file's path, or uint8 (height, width, 3)."""
+    """One image of a source: `image` is encoded bytes, a file's path, or uint8 (height, width, 3).
+
+    `depth` is its depth image in the same forms, with one channel, 8 or 16 bit; None where there is none.
+    """
 
     name: str
     image: bytes | Path | np.ndarray
     label: int | None = None
+    depth: bytes | Path | np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -46,9 +51,14 @@ def open_source(config: ShardsConfig) -> Source:
     """The folder or Parquet file that `config.source` names; raises with one line where it is neither."""
     path = Path(config.source).expanduser()
     if path.is_dir():
-        return folder_source(path, config.seed)
+        if config.depth_column is not None:
+            raise ValueError("depth_column is for Parquet files; with a folder of images say depth=<folder>")
+        source = folder_source(path, config.seed)
+        return source if config.depth is None else with_depth(source, path, Path(config.depth).expanduser())
     if path.suffix.lower() in (".parquet", ".pq") and path.is_file():
-        return parquet_source(path, config.image_column, config.label_column, config.where)
+        if config.depth is not None:
+            raise ValueError("depth=<folder> is for folders of images; with a Parquet file say depth_column=<name>")
+        return parquet_source(path, config)
     if path.exists():
         raise ValueError(f"source {str(path)!r} is neither a folder nor a .parquet file")
     raise FileNotFoundError(f"source {str(path)!r} does not exist (a folder, a .parquet file, or `simulated`)")
@@ -82,13 +92,54 @@ def listing_fingerprint(items: list[Item]) -> str:
     return "\n".join(f"{item.name}:{item.image.stat().st_size}" for item in items)
 
 
-def parquet_source(path: Path, image_column: str | None, label_column: str | None, where: str | None) -> Source:
+def with_depth(source: Source, images: Path, folder: Path) -> Source:
+    """A folder's images with those of a depth folder that lie at the same place under the same name.
+
+    Suffixes may differ. An image without a partner keeps none, and counts as unreadable when shards are written.
+    """
+    found = depth_images(folder)
+    items = [replace(item, depth=found.get(without_suffix(item.name))) for item in source.items(0)]
+    paired = [item for item in items if item.depth is not None]
+    if not paired:
+        raise ValueError(
+            f"no depth image in {str(folder)!r} is named as an image of {str(images)!r}, such as "
+            f"{without_suffix(items[0].name)!r}; the first depth image is {min(found)!r}"
+        )
+    sizes = "\n".join(f"{item.name}:{item.depth.stat().st_size}" for item in paired)
+    fingerprint = f"{source.fingerprint}\ndepth\n{sizes}"
+    return replace(source, items=lambda start: iter(items[start:]), fingerprint=fingerprint)
+
+
+def depth_images(folder: Path) -> dict[str, Path]:
+    """Images below a folder by their place in it, without suffix."""
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"depth {str(folder)!r} does not exist (a folder of depth images, or `simulated` with source=simulated)"
+        )
+    found: dict[str, Path] = {}
+    for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix.lower() in IMAGE_SUFFIXES):
+        other = found.setdefault(without_suffix(str(path.relative_to(folder))), path)
+        if other is not path:
+            raise ValueError(
+                f"depth images {other.name!r} and {path.name!r} in {str(path.parent)!r} have one name; keep one"
+            )
+    if not found:
+        raise ValueError(f"no images in the depth folder {str(folder)!r} ({', '.join(sorted(IMAGE_SUFFIXES))})")
+    return found
+
+
+def without_suffix(name: str) -> str:
+    return str(Path(name).with_suffix(""))
+
+
+def parquet_source(path: Path, config: ShardsConfig) -> Source:
     """Rows of a Parquet file whose image column holds encoded bytes, or Hugging Face's struct with a `bytes` field."""
     file = open_parquet(path)
     columns = file.schema_arrow.names
-    image_column = image_column or find_image_column(file, path)
-    label_column = label_column or ("label" if "label" in columns else None)
-    for column in filter(None, (image_column, label_column)):
+    depth_column, where = config.depth_column, config.where
+    image_column = config.image_column or find_image_column(file, path, besides=depth_column)
+    label_column = config.label_column or ("label" if "label" in columns else None)
+    for column in filter(None, (image_column, label_column, depth_column)):
         require_column(path, columns, column)
     wanted = rows_where(file, path, where)
     classes = class_names(file, label_column)
@@ -97,7 +148,7 @@ def parquet_source(path: Path, image_column: str | None, label_column: str | Non
     def items(start: int) -> Iterator[Item]:
         offset = 0
         selected = set(wanted[start:].tolist())
-        read = [c for c in (image_column, label_column) if c]
+        read = [c for c in (image_column, label_column, depth_column) if c]
         for batch in file.iter_batches(batch_size=PARQUET_ROWS, columns=read):
             hits = [row for row in range(batch.num_rows) if offset + row in selected]
             for row in hits:
@@ -106,10 +157,13 @@ def parquet_source(path: Path, image_column: str | None, label_column: str | Non
                     f"row {offset + row}",
                     encoded_bytes(batch.column(image_column)[row].as_py()),
                     to_class[label] if to_class else label,
+                    encoded_bytes(batch.column(depth_column)[row].as_py()) if depth_column else None,
                 )
             offset += batch.num_rows
 
     fingerprint = f"{path.name}:{path.stat().st_size}:{image_column}:{label_column}:{where}"
+    if depth_column:
+        fingerprint += f":{depth_column}"
     return Source(len(wanted), items, fingerprint, classes)
 
 
@@ -130,10 +184,12 @@ def encoded_bytes(cell: bytes | dict | None) -> bytes:
     return (cell.get("bytes") if isinstance(cell, dict) else cell) or b""
 
 
-def find_image_column(file: pq.ParquetFile, path: Path) -> str:
-    """The first column whose first non-empty cell begins like an image file."""
+def find_image_column(file: pq.ParquetFile, path: Path, besides: str | None = None) -> str:
+    """The first column, `besides` apart, whose first non-empty cell begins like an image file."""
     first = next(file.iter_batches(batch_size=PARQUET_ROWS), None)
     for name in file.schema_arrow.names if first is not None else ():
+        if name == besides:
+            continue
         cells = (cell.as_py() for cell in first.column(name))
         cell = next((c for c in cells if c), None)
         data = cell.get("bytes") if isinstance(cell, dict) else cell

@@ -2,7 +2,8 @@
 
 What comes in: a folder of shards with its index. What goes out: dictionaries `images` uint8 (batch, 3, height, width),
 padded at the right and bottom to the largest of the batch, `sizes` (batch, 2) true heights and widths in pixels,
-`index` (batch,) global indices, and `label` (batch,) where the shards have labels.
+`index` (batch,) global indices, `label` (batch,) where the shards have labels, and `depth` (batch, 1, height, width)
+where they have depth maps, padded likewise, in the maps' own units: uint8, or int32 where one has 16 bits.
 
 Every process walks the same shuffled sequence of encoded samples and decodes only its own batches. So the order does
 not depend on the number of workers or devices, no sample is lost or repeated within an epoch, every device gets the
@@ -22,19 +23,20 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from pretrain.shards import read_index
+from pretrain.shards import DEPTH, read_index
 
 IMAGE_EXTENSIONS = ("jpg", "npy")
 
 
 @dataclass(frozen=True)
 class ShardSet:
-    """A folder of shards: where the tars are, how many samples they hold, and which labels occur."""
+    """A folder of shards: where the tars are, how many samples they hold, which labels occur, and if there is depth."""
 
     folder: Path
     urls: tuple[str, ...]
     samples: int
     labels: tuple[int, ...]
+    depth: bool = False
 
     @property
     def classes(self) -> int:
@@ -57,7 +59,7 @@ def open_shards(folder: Path | str, key: str = "data.shards") -> ShardSet:
             found = f"{path.stat().st_size:,} bytes" if path.is_file() else "nothing"
             raise ValueError(f"shard {path} should have {entry['bytes']:,} bytes, found {found}; write it again")
         urls.append(str(path))
-    return ShardSet(folder, tuple(urls), index["samples"], tuple(index["labels"]))
+    return ShardSet(folder, tuple(urls), index["samples"], tuple(index["labels"]), index.get("depth", False))
 
 
 class EpochBatches(IterableDataset):
@@ -131,8 +133,18 @@ def load_batches(batches: EpochBatches, workers: int, pin: bool = False) -> Iter
     return iter(DataLoader(batches, batch_size=None, num_workers=workers, pin_memory=pin))
 
 
-def decode(sample: dict) -> tuple[np.ndarray, int, int | None]:
-    """Encoded sample to (uint8 (height, width, 3), global index, label or None)."""
+@dataclass(frozen=True)
+class Sample:
+    """A decoded sample: `pixels` uint8 (height, width, 3), and `depth`, uint8 or int32 (height, width)."""
+
+    pixels: np.ndarray
+    index: int
+    label: int | None
+    depth: np.ndarray | None
+
+
+def decode(sample: dict) -> Sample:
+    """An encoded sample's pixels, global index, label and depth map; raises one line where it is damaged."""
     extension = next((e for e in IMAGE_EXTENSIONS if e in sample), None)
     try:
         if extension == "jpg":
@@ -140,7 +152,8 @@ def decode(sample: dict) -> tuple[np.ndarray, int, int | None]:
         else:
             pixels = np.load(io.BytesIO(sample[extension]), allow_pickle=False)
         label = int(sample["cls"]) if "cls" in sample else None
-        return pixels, int(sample["__key__"]), label
+        depth = decode_depth(sample[DEPTH], pixels.shape[:2]) if DEPTH in sample else None
+        return Sample(pixels, int(sample["__key__"]), label, depth)
     except Exception as error:  # Pillow's decoders raise nearly anything on damaged bytes
         raise ValueError(
             f"sample {sample['__key__']} of {sample['__url__']} cannot be decoded ({type(error).__name__}: {error}); "
@@ -148,18 +161,34 @@ def decode(sample: dict) -> tuple[np.ndarray, int, int | None]:
         ) from error
 
 
-def collate(samples: list[tuple[np.ndarray, int, int | None]]) -> dict[str, Tensor]:
+def decode_depth(png: bytes, shape: tuple[int, ...]) -> np.ndarray:
+    """Depths uint8, or int32 for 16 bits, of a grey PNG; raises ValueError where it has not the image's shape."""
+    depth = np.asarray(Image.open(io.BytesIO(png), formats=("PNG",)))
+    if depth.shape != shape:
+        raise ValueError(f"its depth map has shape {depth.shape}, the image {shape}")
+    return depth if depth.dtype == np.uint8 else depth.astype(np.int32)
+
+
+def collate(samples: list[Sample]) -> dict[str, Tensor]:
     """Samples of any sizes to one batch."""
-    sizes = torch.tensor([pixels.shape[:2] for pixels, _, _ in samples])
-    height, width = sizes.amax(0).tolist()
-    images = torch.zeros(len(samples), height, width, 3, dtype=torch.uint8)
-    for image, (pixels, _, _) in zip(images, samples, strict=True):
-        image[: pixels.shape[0], : pixels.shape[1]] = torch.from_numpy(np.array(pixels))
+    sizes = torch.tensor([sample.pixels.shape[:2] for sample in samples])
     batch = {
-        "images": images.permute(0, 3, 1, 2).contiguous(),
+        "images": padded([sample.pixels for sample in samples], np.uint8, 3).permute(0, 3, 1, 2).contiguous(),
         "sizes": sizes,
-        "index": torch.tensor([index for _, index, _ in samples]),
+        "index": torch.tensor([sample.index for sample in samples]),
     }
-    if all(label is not None for _, _, label in samples):
-        batch["label"] = torch.tensor([label for _, _, label in samples])
+    if all(sample.label is not None for sample in samples):
+        batch["label"] = torch.tensor([sample.label for sample in samples])
+    if all(sample.depth is not None for sample in samples):
+        maps = [sample.depth for sample in samples]
+        batch["depth"] = padded(maps, np.result_type(*maps))[:, None]
     return batch
+
+
+def padded(arrays: list[np.ndarray], dtype: np.dtype | type, *channels: int) -> Tensor:
+    """Arrays (height, width, *channels) of any sizes, with zeros to the right and below up to the largest of each."""
+    height, width = (max(array.shape[side] for array in arrays) for side in (0, 1))
+    whole = np.zeros((len(arrays), height, width, *channels), dtype)
+    for place, array in zip(whole, arrays, strict=True):
+        place[: array.shape[0], : array.shape[1]] = array
+    return torch.from_numpy(whole)

@@ -37,15 +37,29 @@ class ModelsConfig:
     pattern: str = setting("*", "names to list, with `*` and `?` as wildcards")
 
 
+@dataclass
+class RecipesConfig:
+    """Which recipes to describe."""
+
+    verb: str = setting("pretrain", "whose recipes")
+    pattern: str = setting("*", "names to list, with `*` and `?` as wildcards")
+
+
 @dataclass(frozen=True)
 class Verb:
-    """One verb of the command; config class and function are named, not imported, to keep help instant."""
+    """One verb of the command; config class and function are named, not imported, to keep help instant.
+
+    `recipes` names the verb whose recipes it takes, where it has none of its own; `bare` is the key of an argument that
+    comes without one.
+    """
 
     name: str
     summary: str
     config: str
     run: str
     example: str
+    recipes: str = ""
+    bare: str = ""
 
     def config_class(self) -> type:
         """The dataclass that describes the verb's keys."""
@@ -77,6 +91,14 @@ VERBS = {
             "murine pretrain recipe=alexnet_bn_ir data.shards=shards/photos out=runs/first",
         ),
         Verb(
+            "views",
+            "draw a contact sheet of the views that a pretraining would see",
+            "pretrain.config:PretrainConfig",
+            "ray_jobs.verbs:views",
+            "murine views recipe=alexnet_bn_simclr data.shards=shards/photos out=views.png",
+            recipes="pretrain",
+        ),
+        Verb(
             "predictivity",
             "measure how well each layer predicts recorded neurons",
             "transfer.config:PredictivityConfig",
@@ -99,11 +121,20 @@ VERBS = {
             "'grid.pretrain.optimizer.lr=[0.003,0.03]'",
         ),
         Verb(
+            "recipes",
+            "say what each recipe of a verb is",
+            "ray_jobs.config:RecipesConfig",
+            "ray_jobs.verbs:recipes",
+            "murine recipes '*_simclr'",
+            bare="pattern",
+        ),
+        Verb(
             "models",
             "list the models that can be trained",
             "ray_jobs.config:ModelsConfig",
             "ray_jobs.verbs:models",
-            "murine models 'pattern=alexnet*'",
+            "murine models 'alexnet*'",
+            bare="pattern",
         ),
     )
 }
@@ -130,7 +161,8 @@ def compose(verb: str, arguments: Sequence[str]) -> Any:
     """The verb's typed config: `key=value` arguments over a recipe (`recipe=<name or path>`) over defaults.
 
     Keys are dotted paths. Values are YAML, read as the key's type declares, so that `out=2024` is the text
-    "2024"; `null` stands for none, `[a,b]` for a list. Of the sweep, `sweep=` is the same as `recipe=`.
+    "2024"; `null` stands for none, `[a,b]` for a list. Of the sweep, `sweep=` is the same as `recipe=`; of a verb that
+    lists something, an argument without `=` is the pattern.
 
     Raises:
         ConfigError: one line naming the wrong argument, key or recipe, what is allowed and what is nearest.
@@ -139,6 +171,8 @@ def compose(verb: str, arguments: Sequence[str]) -> Any:
     given: dict[str, Any] = {}
     for argument in arguments:
         path, equals, text = argument.partition("=")
+        if not equals and VERBS[verb].bare:
+            path, equals, text = VERBS[verb].bare, "=", argument
         if not equals:
             near = nearest(argument, [key.path for key in all_keys(cls)]) or "key"
             raise ConfigError(f"argument '{argument}' has no '=': write {near}=<value>")
@@ -189,7 +223,7 @@ def list_recipes(verb: str) -> dict[str, Path]:
     """The recipes that are installed with the project for a verb, by name."""
     # Not importlib.resources: it fails on Python 3.11 for a plain folder of an editable install
     # ("MultiplexedPath only supports directories"), and a folder `configs` of the user's would hide ours.
-    folder = Path(__file__).resolve().parents[1] / "configs" / verb
+    folder = Path(__file__).resolve().parents[1] / "configs" / (find_verb(verb).recipes or verb)
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
 

@@ -15,6 +15,7 @@ from ray_jobs.keys import Key, level_keys
 
 NARROW = 100  # characters of a terminal, below which a table would leave no room for the meaning
 CELL_WIDTH = 24  # characters of a column, beyond which its cells wrap and leave the line to the meaning
+MOST_DESCRIBED = 20  # recipes of a verb that are listed with their descriptions
 Row = tuple[str, str, str, str, str]  # key, type, default, unit and range, meaning
 OPTIONS = {
     "--help": "this text, or with a verb its keys and recipes",
@@ -47,13 +48,12 @@ def verb_help(name: str, width: int, colour: bool) -> str:
         ConfigError: no such verb.
     """
     verb = find_verb(name)
-    recipes = {recipe: describe_recipe(path) for recipe, path in list_recipes(name).items()}
     rows = list(_rows(verb.config_class(), verb))
     keys = _list_of_keys(rows, width) if width < NARROW else _table(rows, width, colour)
     return (
         f"murine {name} [recipe=<name>] key=value ...\n\n{verb.summary[0].upper()}{verb.summary[1:]}.\n\n"
         f"{keys}\n\n"
-        f"Recipes (recipe=<name>, or the path of a .yaml file):\n{_listed(recipes) or '  none'}\n\n"
+        f"Recipes (recipe=<name>, or the path of a .yaml file):\n{_recipes(name, width) or '  none'}\n\n"
         f"Example:\n  {verb.example}"
     )
 
@@ -67,6 +67,16 @@ def describe_recipe(path: Path) -> str:
 def _listed(rows: dict[str, str]) -> str:
     widest = max(map(len, rows), default=0)
     return "\n".join(f"  {name:<{widest}}  {text}".rstrip() for name, text in rows.items())
+
+
+def _recipes(verb: str, width: int) -> str:
+    """Recipes with their descriptions, or only their names where there are too many for one look."""
+    recipes = list_recipes(verb)
+    if len(recipes) <= MOST_DESCRIBED:
+        return _listed({recipe: describe_recipe(path) for recipe, path in recipes.items()})
+    names = textwrap.wrap("  ".join(recipes), width - 2, break_long_words=False, break_on_hyphens=False)
+    described = f"`murine recipes verb={VERBS[verb].recipes or verb}` says what each one is."
+    return textwrap.indent("\n".join([*names, "", described]), "  ")
 
 
 def _table(rows: list[Row], width: int, colour: bool) -> str:
@@ -96,7 +106,7 @@ def _list_of_keys(rows: list[Row], width: int) -> str:
 
 
 def _rows(cls: type, verb: Verb, path: str = "") -> Iterator[Row]:
-    others = {other.config: other.name for other in VERBS.values() if other is not verb}
+    others = {other.config: other.name for other in VERBS.values() if other is not verb and not other.recipes}
     for key in level_keys(cls, path).values():
         other = others.get(f"{key.kind.__module__}:{key.kind.__qualname__}") if key.is_group else None
         if other is not None:

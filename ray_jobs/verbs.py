@@ -18,13 +18,16 @@ from rich.table import Table
 
 from neural_data.simulate import SimulationConfig, write_simulation
 from pretrain.config import PretrainConfig, ShardsConfig
-from ray_jobs.config import ModelsConfig, SweepConfig
+from ray_jobs.config import ModelsConfig, RecipesConfig, SweepConfig, list_recipes
+from ray_jobs.help import describe_recipe
+from ray_jobs.keys import did_you_mean
 from transfer.config import PredictivityConfig, ReportConfig
 
 if TYPE_CHECKING:
     from pretrain.sources import Source
 
 MADE_ON_THE_SPOT = "simulated"
+FEW_MODELS = 3  # up to this many are listed with all their layers
 
 
 def shards(config: ShardsConfig) -> None:
@@ -45,15 +48,17 @@ def shards(config: ShardsConfig) -> None:
     source = simulated_source(config) if config.source == MADE_ON_THE_SPOT else open_source(config)
     index = write_shards(source, config)
     labels = f", {len(index['labels'])} labels" if index["labels"] else ", no labels"
-    print(f"{config.out}: {index['samples']:,} images{labels}, {len(index['shards'])} shards")
+    depth = " and depth maps" if index.get("depth") else ""
+    print(f"{config.out}: {index['samples']:,} images{depth}{labels}, {len(index['shards'])} shards")
 
 
 def simulated_source(config: ShardsConfig) -> "Source":
     """Patches of photographs and dead leaves, of `where=split=train` (default) or `split=test`, which never overlap.
 
-    The label says which photograph, or leaves.
+    The label says which photograph, or leaves. With `depth=simulated` they are all leaves, whose depth is known, and
+    have no labels.
     """
-    from neural_data.natural_images import SPLITS, image_samples
+    from neural_data.natural_images import SPLITS, depth_samples, image_samples
     from pretrain.sources import Item, Source
 
     key, _, split = (config.where or "split=train").partition("=")
@@ -62,12 +67,19 @@ def simulated_source(config: ShardsConfig) -> "Source":
             f"source=simulated has where=split={' or where=split='.join(SPLITS)}, found where={config.where}"
         )
 
+    if config.depth not in (None, MADE_ON_THE_SPOT) or config.depth_column is not None:
+        raise ValueError("source=simulated takes no other depth than depth=simulated")
+
     def items(start: int) -> Iterator[Item]:
-        samples = image_samples(config.images, config.size, config.seed, split)
-        return (Item(name, image, label) for name, image, label in islice(samples, start, None))
+        arguments = (config.images, config.size, config.seed, split)
+        if config.depth:
+            samples = (Item(name, image, depth=depth) for name, image, depth in depth_samples(*arguments))
+        else:
+            samples = (Item(name, image, label) for name, image, label in image_samples(*arguments))
+        return islice(samples, start, None)
 
     fingerprint = f"simulated {config.images} {config.size} {config.seed} {split}"
-    return Source(config.images, items, fingerprint)
+    return Source(config.images, items, fingerprint + (" depth" if config.depth else ""))
 
 
 def simulate(config: SimulationConfig) -> None:
@@ -95,6 +107,13 @@ def pretrain(config: PretrainConfig) -> None:
     from pretrain.run import pretrain as run
 
     print(run(config))
+
+
+def views(config: PretrainConfig) -> None:
+    """Draw what a pretraining with this config would see of a few images."""
+    from pretrain.run import draw_views
+
+    print(draw_views(config, Path(config.out or "views.png")))
 
 
 def predictivity(config: PredictivityConfig) -> None:
@@ -146,23 +165,62 @@ def sweep(config: SweepConfig) -> None:
     print(Path(folder))
 
 
+def recipes(config: RecipesConfig) -> None:
+    """List the recipes of a verb with what each one is."""
+    paths = list_recipes(config.verb)
+    names = fnmatch.filter(paths, config.pattern)
+    if not names:
+        raise ValueError(
+            f"no recipe of {config.verb} matches {config.pattern!r}{did_you_mean(config.pattern, paths)} "
+            f"(it has {len(paths)}; pattern='*' lists them)"
+        )
+    shown = Table("recipe", "what it is")
+    for name in names:
+        shown.add_row(name, describe_recipe(paths[name]))
+    Console().print(shown)
+
+
 def models(config: ModelsConfig) -> None:
-    """List backbones with their number of parameters and fit layers; timm's too where the pattern asks for them."""
+    """List backbones with their size and cost; mouse-vision's names and timm's too where the pattern asks for them."""
     import torch
 
-    from pretrain.models import TIMM_PREFIX, create_model, list_models, model_info
+    from pretrain.models import create_model, model_info
+    from pretrain.models.multiply_adds import multiply_adds
 
-    names = [name for name in list_models() if fnmatch.fnmatch(name, config.pattern)]
-    if config.pattern.startswith(TIMM_PREFIX):
+    names = matching_models(config.pattern)
+    shown = Table(box=None, pad_edge=False)
+    shown.add_column("model", no_wrap=True)
+    for heading in ("input", "parameters", "multiply-adds"):
+        shown.add_column(heading, justify="right", no_wrap=True)
+    in_full = len(names) <= FEW_MODELS
+    for heading in ("layers for fits" if in_full else "layers", "paper"):
+        shown.add_column(heading, overflow="fold")
+    for name in names:
+        info = model_info(name)
+        made_for = {"input_size": info.input_size} if name.startswith("timm/") else {}
+        with torch.device("meta"):
+            model = create_model(name, **made_for)
+        parameters = sum(parameter.numel() for parameter in model.parameters())
+        cost = f"{multiply_adds(model, info.input_size) / 1e6:,.1f} M"
+        layers = " ".join(info.fit_layers) if in_full else str(len(info.fit_layers))
+        paper = info.paper if in_full else info.paper.split(",")[0]
+        shown.add_row(name, str(info.input_size), f"{parameters:,}", cost, layers, paper)
+    Console().print(shown)
+
+
+def matching_models(pattern: str) -> list[str]:
+    """Names of our backbones that match; else those of mouse-vision; timm's where the pattern begins with `timm/`."""
+    from pretrain.models import TIMM_PREFIX, list_aliases, list_models
+
+    if pattern.startswith(TIMM_PREFIX):
         import timm
 
-        names += [TIMM_PREFIX + name for name in timm.list_models(config.pattern.removeprefix(TIMM_PREFIX))]
+        names = [TIMM_PREFIX + name for name in timm.list_models(pattern.removeprefix(TIMM_PREFIX))]
+    else:
+        names = fnmatch.filter(list_models(), pattern) or fnmatch.filter(list_aliases(), pattern)
     if not names:
-        raise ValueError(f"no model matches {config.pattern!r}; ours: {', '.join(list_models())}; timm's: timm/*")
-    shown = Table("model", "parameters", "input", "fit layers", "source")
-    for name in names:
-        with torch.device("meta"):
-            parameters = sum(p.numel() for p in create_model(name).parameters())
-        info = model_info(name)
-        shown.add_row(name, f"{parameters:,}", f"{info.input_size}", " ".join(info.fit_layers), info.source)
-    Console().print(shown)
+        ours = ", ".join(list_models())
+        raise ValueError(
+            f"no model matches {pattern!r}; ours: {ours}; mouse-vision's: shi_*, simplified_*, ...; timm/*"
+        )
+    return names

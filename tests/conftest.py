@@ -3,6 +3,7 @@
 Tiny runs train timm's `test_resnet` (0.4 million parameters) on 32-pixel views.
 """
 
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,31 @@ def shared() -> Path:
 def mouse_vision(shared: Path) -> Path:
     """Reference values of the mouse-vision code."""
     return shared / "reference" / "values" / "mouse_vision"
+
+
+@pytest.fixture(scope="session")
+def keyed_fill() -> Callable[..., Any]:
+    """Gives a module weights that follow from the names of its state dict, as the reference values were made."""
+    import torch
+    from torch import nn
+
+    def drawn(key: str, shape: torch.Size) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(zlib.crc32(key.encode()))
+        if key.endswith("num_batches_tracked"):
+            return torch.tensor(1)
+        if key.endswith(("running_mean", ".bias")):
+            return 0.1 * torch.randn(shape, generator=generator)
+        if key.endswith("running_var") or len(shape) == 1:
+            return 0.5 + torch.rand(shape, generator=generator)
+        if key.endswith(".mask"):
+            return (torch.rand(shape, generator=generator) < 0.25).float()
+        return torch.randn(shape, generator=generator) * (2 / shape[1:].numel()) ** 0.5
+
+    def fill(model: nn.Module) -> nn.Module:
+        model.load_state_dict({key: drawn(key, value.shape) for key, value in model.state_dict().items()})
+        return model
+
+    return fill
 
 
 def smooth_image(rng: np.random.Generator, width: int, height: int, hue: int = 0) -> Image.Image:

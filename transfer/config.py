@@ -1,4 +1,4 @@
-"""Every key of the `predictivity` and `report` stages: type, default, unit, range and meaning.
+"""Every key of the `predictivity`, `tasks` and `report` stages: type, default, unit, range and meaning.
 
 What comes in: nothing. What goes out: dataclasses in the form that `pretrain/config.py` describes.
 """
@@ -12,7 +12,8 @@ from pretrain.config import setting
 class PredictivityConfig:
     """How well each layer of a model predicts recorded neurons, corrected for their noise."""
 
-    checkpoint: str | None = setting(None, "run folder of a pretraining, or a checkpoint file")
+    checkpoint: str | None = setting(None, "run folder of a pretraining, a checkpoint file, or a published file")
+    model: str | None = setting(None, "network of a published file (default: the file's name says it)")
     recording: str | None = setting(None, "recording: an .npz file or a folder of .npy files")
     layers: list[str] = setting([], "layers to fit (default: the model's own fit layers)")
     stimulus_view: str = setting(
@@ -32,6 +33,41 @@ class PredictivityConfig:
     accelerator: str = setting("auto", "kind of device for the activations", choices=("auto", "cpu", "cuda", "mps"))
     seed: int = setting(0, "seed of the random-weight baseline and of the bootstrap", low=0)
     out: str | None = setting(None, "run folder (default: runs/predictivity-<hash of the config>)")
+
+
+# 1 and 5 times each power of ten from 1e-8 to 5e8, 34 values. Of the 33 published ones only both ends and the number are
+# known; 5 is left out as the one that is most often left out where 1e-1, 5e-1, 1, 1e1 are written one by one.
+PENALTIES = [float(f"{digit}e{power}") for power in range(-8, 9) for digit in (1, 5) if (digit, power) != (5, 0)]
+
+
+@dataclass
+class TasksConfig:
+    """What else a model's layers tell: textures, and objects with their position, pose and size."""
+
+    checkpoint: str | None = setting(None, "run folder of a pretraining, a checkpoint file, or a published file")
+    model: str | None = setting(None, "network of a published file (default: the file's name says it)")
+    task: str = setting(
+        "dtd",
+        "`dtd`: classes of the Describable Textures; `hvm`: objects on natural backgrounds, what and where they are",
+        choices=("dtd", "hvm"),
+    )
+    data: str | None = setting(None, "dtd: the folder `dtd` with `images` and `labels` below it; hvm: the HDF5 file")
+    layers: list[str] = setting([], "layers to read (default: the model's fit layers, and a multi-stream's `avgpool`)")
+    targets: list[str] = setting([], "hvm: category, instance, identity, pose, position, size (default: all)")
+    splits: list[int] = setting([], "numbers of the splits into train and test images (default: all that there are)")
+    split_file: str | None = setting(None, "hvm: splits as an .npz with train_0, test_0, ... (default: own ones)")
+    own_splits: int = setting(10, "hvm without a split_file: random splits, stratified by instance", low=1)
+    train_fraction: float = setting(0.8, "hvm without a split_file: share of train images", low=0.05, high=0.95)
+    components: int = setting(1000, "principal components that a layer with more features is reduced to", low=1)
+    penalties: list[float] = setting(
+        PENALTIES, "values tried for C of the linear classifier, and for 1 / alpha of the ridge regression", low=1e-12
+    )
+    folds: int = setting(5, "parts of the train images, each left out once to choose the penalty", low=2)
+    baselines: bool = setting(False, "add the same network with random weights")
+    jobs: int = setting(0, "cores that fit penalties and read images; 0: all", "cores", 0)
+    accelerator: str = setting("auto", "kind of device for the activations", choices=("auto", "cpu", "cuda", "mps"))
+    seed: int = setting(0, "seed of own splits, of the classifier and of the random weights", low=0)
+    out: str | None = setting(None, "run folder (default: runs/tasks-<task>-<hash of the config>)")
 
 
 @dataclass

@@ -7,6 +7,7 @@ et al. 2023) resize the short side to 256, crop the central 224, resize to 64, a
 
 import difflib
 from collections.abc import Callable, Sequence
+from itertools import chain
 
 import numpy as np
 import torch
@@ -19,42 +20,83 @@ from pretrain.models import model_info
 BATCH = 256
 
 
+class EveryLayerFound(Exception):
+    """Ends a forward pass from which nothing more is wanted."""
+
+
 def extract_features(model: nn.Module, inputs: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
     """Activations of any named layers in one forward pass, without gradients, in evaluation mode.
 
+    The pass ends with the last layer that is asked for. Of a layer that runs several times the first run counts, and
+    of one that gives several tensors the first tensor.
+
     Args:
-        model: any module; `layers` are names of its `named_modules()`.
-        inputs: (batch, channels, height, width), on the model's device.
+        model: any module; `layers` are names of its `named_modules()`, of the model itself where it is wrapped for
+            several devices or compiled.
+        inputs: (batch, channels, height, width), on any device.
         layers: names, in the order in which they are returned.
 
     Raises:
-        ValueError: a layer that the model does not have (the nearest name is given) or that its forward pass skips.
+        ValueError: a layer that the model does not have (the nearest name is given), that its forward pass skips, or
+            that gives no tensor.
     """
-    modules = dict(model.named_modules())
+    model = unwrapped(model)
+    modules = dict(model.named_modules(remove_duplicate=False))
+    wanted = [known_layer(modules, name) for name in layers]
     found: dict[str, Tensor] = {}
 
     def keep(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: object, output: Tensor) -> None:
-            # A copy, because a later in-place ReLU would change it.
-            found[name] = output.detach().clone()
+        def hook(module: nn.Module, args: object, output: object) -> None:
+            if name not in found:
+                # A copy, because a later in-place ReLU would change it.
+                found[name] = first_tensor(output, name).detach().clone()
+            if len(found) == len(set(layers)):
+                raise EveryLayerFound
 
         return hook
 
-    handles = []
-    training = model.training
+    training = [(module, module.training) for module in model.modules()]
+    handles = [module.register_forward_hook(keep(name)) for name, module in zip(layers, wanted, strict=True)]
     try:
-        for name in layers:
-            handles.append(known_layer(modules, name).register_forward_hook(keep(name)))
         with torch.no_grad():
-            model.eval()(inputs)
+            model.eval()(inputs.to(device_of(model, inputs.device)))
+    except EveryLayerFound:
+        pass
     finally:
-        model.train(training)
         for handle in handles:
             handle.remove()
+        for module, mode in training:
+            module.training = mode
     for name in layers:
         if name not in found:
             raise ValueError(f"layer {name!r} takes no part in the model's forward pass")
     return {name: found[name] for name in layers}
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model inside the wrappers for several devices and of the compiler, whose layers have its own names."""
+    while True:
+        if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
+            model = model.module
+        elif isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
+            model = inner
+        else:
+            return model
+
+
+def device_of(model: nn.Module, otherwise: torch.device | str = "cpu") -> torch.device:
+    """Where a model's weights and buffers lie; `otherwise` for a model that has none."""
+    tensor = next(chain(model.parameters(), model.buffers()), None)
+    return torch.device(otherwise) if tensor is None else tensor.device
+
+
+def first_tensor(output: object, name: str) -> Tensor:
+    if isinstance(output, tuple | list) and output:
+        output = output[0]
+    if isinstance(output, Tensor):
+        return output
+    kind = f"a dictionary of {', '.join(map(str, output))}" if isinstance(output, dict) else type(output).__name__
+    raise ValueError(f"layer {name!r} gives no tensor but {kind}; name a layer inside it")
 
 
 def known_layer(modules: dict[str, nn.Module], name: str) -> nn.Module:
@@ -89,9 +131,8 @@ def prepare_stimuli(stimuli: np.ndarray, spec: BackboneSpec, view: str = "evalua
 
 def stimulus_features(model: nn.Module, inputs: Tensor, layers: Sequence[str]) -> dict[str, np.ndarray]:
     """Flattened activations float32 (stimuli, features) of each layer, a batch at a time on the model's device."""
-    device = next(model.parameters()).device
     parts: dict[str, list[np.ndarray]] = {layer: [] for layer in layers}
     for block in inputs.split(BATCH):
-        for layer, activations in extract_features(model, block.to(device), layers).items():
+        for layer, activations in extract_features(model, block, layers).items():
             parts[layer].append(activations.flatten(1).float().cpu().numpy())
     return {layer: np.concatenate(blocks) for layer, blocks in parts.items()}

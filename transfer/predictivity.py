@@ -60,7 +60,7 @@ def predictivity(config: PredictivityConfig) -> Path:
     for key in ("checkpoint", "recording"):
         if getattr(config, key) is None:
             raise ValueError(f"{key} is not set; see `murine predictivity --help`")
-    trained = load_trained_backbone(config.checkpoint)
+    trained = load_trained_backbone(config.checkpoint, config.model)
     recording = read_arrays(config.recording)
     animals = [animal_data(recording, animal, config) for animal in recording.animals]
     layers = config.layers or list(model_info(trained.spec.name).fit_layers)

@@ -1,19 +1,21 @@
 """Backbones by name.
 
 What comes in: a name, and constructor arguments. What goes out: an `nn.Module` that maps float images
-(batch, 3, height, width) to (batch, features), and the facts about it that other rooms need (`ModelInfo`).
-Any timm model is `timm/<name>`.
+(batch, 3, height, width) to (batch, features), and the facts about it that other rooms need (`ModelInfo`). A name is
+one of ours, one that mouse-vision uses for the same network (see `aliases.py`), or `timm/<name>`.
 """
 
 import difflib
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from pretrain.models import alexnet
+from pretrain.models import alexnet, comparison, mousenet, multi_stream
+from pretrain.models.aliases import ALIASES
+from pretrain.models.hour_glass import hour_glass
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -25,7 +27,9 @@ class ModelInfo:
     """What a user of a backbone must know.
 
     `mean` and `std` normalise images in 0..1. The evaluation transform resizes the short side to `resize`, crops the
-    central `crop` and resizes that to `input_size`, all in pixels. `fit_layers` are ordered from input to output.
+    central `crop` and resizes that to `input_size`, all in pixels. `fit_layers` are ordered from input to output;
+    `areas` names the visual area that a layer models, where it models one. `classifier` says whether the argument
+    `num_classes` sets, or with 0 leaves out, a last linear layer.
     """
 
     name: str
@@ -33,22 +37,71 @@ class ModelInfo:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     fit_layers: tuple[str, ...]
-    source: str
+    paper: str
+    areas: Mapping[str, str] = field(default_factory=dict)
     resize: int = 256
     crop: int = 224
+    classifier: bool = True
 
 
-MOUSE_VISION = "Nayebi, Kong et al. 2023, PLOS Comput Biol 19(10):e1011506"
+MOUSE_VISION = "Nayebi 2023, https://doi.org/10.1371/journal.pcbi.1011506"
+MOUSENET = "Shi 2022, https://doi.org/10.1371/journal.pcbi.1010427"
+RESNET = "He 2016, https://arxiv.org/abs/1512.03385"
+VGG = "Simonyan 2015, https://arxiv.org/abs/1409.1556"
+
+
+def published(
+    name: str,
+    build: Callable[..., nn.Module],
+    fit_layers: tuple[str, ...],
+    paper: str = MOUSE_VISION,
+    areas: Mapping[str, str] | None = None,
+    input_size: int = 64,
+    classifier: bool = True,
+) -> dict[str, tuple[Callable[..., nn.Module], ModelInfo]]:
+    """An entry of `MODELS` for a network of mouse-vision, which normalises as ImageNet's do."""
+    of_fit_layers = {layer: area for layer, area in (areas or {}).items() if layer in fit_layers}
+    info = ModelInfo(
+        name, input_size, IMAGENET_MEAN, IMAGENET_STD, fit_layers, paper, of_fit_layers, classifier=classifier
+    )
+    return {name: (build, info)}
+
+
+def with_mirrors(
+    name: str, build: Callable[..., nn.Module], fit_layers: tuple[str, ...]
+) -> dict[str, tuple[Callable[..., nn.Module], ModelInfo]]:
+    """A multi-stream network, and the hour-glasses made of it."""
+    areas = multi_stream.AREAS
+    return (
+        published(name, build, fit_layers, areas=areas)
+        | published(f"{name}_autoencoder", partial(hour_glass, name), fit_layers, areas=areas, classifier=False)
+        | published(
+            f"{name}_depth", partial(hour_glass, name, compressed=0), fit_layers, areas=areas, classifier=False
+        )
+    )
+
 
 MODELS: dict[str, tuple[Callable[..., nn.Module], ModelInfo]] = {
-    "alexnet": (
-        alexnet.AlexNet,
-        ModelInfo("alexnet", 64, IMAGENET_MEAN, IMAGENET_STD, alexnet.FIT_LAYERS, MOUSE_VISION),
+    **published("alexnet", alexnet.AlexNet, alexnet.FIT_LAYERS),
+    **published("alexnet_bn", partial(alexnet.AlexNet, batch_norm=True), alexnet.FIT_LAYERS_BN),
+    **published("alexnet_edges", alexnet.AlexNetEdges, tuple(f"model_layers.{edge}" for edge in alexnet.EDGES)),
+    **published(
+        "alexnet_rotnet", alexnet.RotNetAlexNet, alexnet.ROTNET_FIT_LAYERS, input_size=224, classifier=False
     ),
-    "alexnet_bn": (
-        partial(alexnet.AlexNet, batch_norm=True),
-        ModelInfo("alexnet_bn", 64, IMAGENET_MEAN, IMAGENET_STD, alexnet.FIT_LAYERS_BN, MOUSE_VISION),
-    ),
+    **with_mirrors("single_stream", multi_stream.single_stream, multi_stream.SINGLE_FIT_LAYERS),
+    **with_mirrors("dual_stream", multi_stream.dual_stream, multi_stream.DUAL_FIT_LAYERS),
+    **with_mirrors("six_stream", multi_stream.six_stream, multi_stream.SIX_FIT_LAYERS),
+    **published("mousenet", mousenet.MouseNet, mousenet.FIT_LAYERS, MOUSENET, mousenet.AREAS),
+    **published("mousenet_vispor5", mousenet.mousenet_vispor5, mousenet.FIT_LAYERS, MOUSENET, mousenet.AREAS),
+    **{
+        name: entry
+        for depth in comparison.RESNET_BLOCKS
+        for name, entry in published(
+            f"resnet{depth}", partial(comparison.resnet, depth), comparison.resnet_fit_layers(depth), RESNET
+        ).items()
+    },
+    **published("vgg16", comparison.vgg16, comparison.VGG_FIT_LAYERS, VGG),
+    **published("vgg16_bn", partial(comparison.vgg16, batch_norm=True), comparison.VGG_BN_FIT_LAYERS, VGG),
 }
 
 
@@ -57,31 +110,47 @@ def list_models() -> list[str]:
     return sorted(MODELS)
 
 
+def list_aliases() -> list[str]:
+    """Further names of the same networks: mouse-vision's constructors and published files."""
+    return sorted(ALIASES)
+
+
 def create_model(name: str, **kwargs) -> nn.Module:
     """The named backbone with fresh weights from torch's global generator.
 
     Args:
-        name: one of `list_models()` or `timm/<name>`.
-        kwargs: arguments of its constructor; `num_classes=0` leaves out the classifier's last layer.
+        name: one of `list_models()` or `list_aliases()`, or `timm/<name>`.
+        kwargs: arguments of its constructor, over those that an alias stands for; `num_classes=0` leaves out the
+            classifier's last layer. `input_size` makes a timm model for images of that side.
 
     Raises:
         ValueError: unknown name (the nearest ones are listed) or unknown argument.
     """
-    if name.startswith(TIMM_PREFIX):
-        import timm
-
-        build = partial(timm.create_model, known_timm_name(name))
-    else:
-        build = known_entry(name)[0]
     try:
-        return build(**kwargs)
+        if name.startswith(TIMM_PREFIX):
+            return create_timm_model(known_timm_name(name), **kwargs)
+        known_entry(name)
+        if name in ALIASES:
+            kwargs = ALIASES[name].args | kwargs
+        return known_entry(name)[0](**kwargs)
     except TypeError as error:
         raise ValueError(f"model {name!r} does not take these arguments {sorted(kwargs)}: {error}") from error
 
 
 def model_info(name: str) -> ModelInfo:
-    """Input size, normalisation, fit layers and source of a backbone; raises ValueError for an unknown name."""
-    return timm_info(name) if name.startswith(TIMM_PREFIX) else known_entry(name)[1]
+    """Input size, normalisation, fit layers, areas and paper; raises ValueError for an unknown name.
+
+    An alias of a shortened network has the fit layers that it has left.
+    """
+    if name.startswith(TIMM_PREFIX):
+        return timm_info(name)
+    info = known_entry(name)[1]
+    if name not in ALIASES:
+        return info
+    with torch.device("meta"):
+        left = dict(create_model(name).named_modules())
+    layers = tuple(layer for layer in info.fit_layers if layer in left)
+    return replace(info, name=name, input_size=ALIASES[name].input_size, fit_layers=layers)
 
 
 def feature_size(backbone: nn.Module, input_size: int) -> int:
@@ -91,16 +160,33 @@ def feature_size(backbone: nn.Module, input_size: int) -> int:
     with torch.no_grad():
         features = backbone.eval()(torch.zeros(1, 3, input_size, input_size, device=parameter.device))
     backbone.train(training)
-    if features.ndim != 2:
-        raise ValueError(f"the backbone gives features of shape {tuple(features.shape)}, not (batch, features)")
-    return features.shape[1]
+    return flat_features(features).shape[1]
+
+
+def flat_features(output: Tensor | dict[str, Tensor]) -> Tensor:
+    """What a backbone gives for a batch as (batch, features): maps are flattened, an hour-glass gives its code."""
+    if isinstance(output, dict):
+        output = output["encoder_output"]
+    return output.flatten(1)
 
 
 def known_entry(name: str) -> tuple[Callable[..., nn.Module], ModelInfo]:
-    if name not in MODELS:
-        near = difflib.get_close_matches(name, MODELS, n=3, cutoff=0.4) or list_models()
+    """Constructor and facts of a model of ours, by its name or an alias."""
+    canonical = ALIASES[name].model if name in ALIASES else name
+    if canonical not in MODELS:
+        near = difflib.get_close_matches(name, [*MODELS, *ALIASES], n=3, cutoff=0.4) or list_models()
         raise ValueError(f"unknown model {name!r}; nearest: {', '.join(near)}; or timm/<name> for any of timm's")
-    return MODELS[name]
+    return MODELS[canonical]
+
+
+def create_timm_model(timm_name: str, input_size: int | None = None, **kwargs) -> nn.Module:
+    """A timm model; those that are made for one size of images are made for `input_size`."""
+    import timm
+
+    config = timm.get_pretrained_cfg(timm_name)
+    if input_size and config and config.fixed_input_size:
+        kwargs = {"img_size": input_size, **kwargs}
+    return timm.create_model(timm_name, **kwargs)
 
 
 def known_timm_name(name: str) -> str:
@@ -129,7 +215,7 @@ def timm_info(name: str) -> ModelInfo:
         mean=tuple(config.mean) if config else IMAGENET_MEAN,
         std=tuple(config.std) if config else IMAGENET_STD,
         fit_layers=stages,
-        source=f"timm {timm.__version__}",
+        paper=f"timm {timm.__version__}",
         resize=round(size / (config.crop_pct if config else 0.875)),
         crop=size,
     )

@@ -8,11 +8,12 @@ What goes out: the loss of noise-contrastive estimation and its two parts. Sourc
 import math
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pretrain.models import feature_size
+from pretrain.objectives.objective import Objective, full_precision
+from pretrain.objectives.processes import gather_processes
 
 # The partition function that Wu et al. estimated once, for ImageNet; it scales with the number of images.
 IMAGENET_IMAGES = 1_281_167
@@ -23,7 +24,7 @@ NCE_EPSILON = 1e-7
 WHOLE_BANK_ROWS_PER_DRAW = 32
 
 
-class InstanceRecognition(nn.Module):
+class InstanceRecognition(Objective):
     """Backbone, linear embedding and a bank with one unit vector per training image.
 
     Args:
@@ -36,8 +37,6 @@ class InstanceRecognition(nn.Module):
         momentum: share of the old row that an update keeps.
     """
 
-    views = 1
-
     def __init__(
         self,
         backbone: nn.Module,
@@ -48,9 +47,8 @@ class InstanceRecognition(nn.Module):
         temperature: float = 0.07,
         momentum: float = 0.5,
     ) -> None:
-        super().__init__()
+        super().__init__(backbone)
         check_constants(num_samples, dim, negatives, temperature, momentum)
-        self.backbone = backbone
         self.embedding = nn.Linear(feature_size(backbone, input_size), dim)
         self.negatives = negatives
         self.temperature = temperature
@@ -66,7 +64,7 @@ class InstanceRecognition(nn.Module):
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """`views` (1, batch, C, H, W) and `index` (batch,) to `loss`, `data_loss` and `noise_loss`."""
-        features = self.backbone(batch["views"][0])
+        features = self.features(batch["views"][0])
         index = batch["index"]
         noise = torch.randint(len(self.bank), (len(index), self.negatives), device=index.device)
         return self.contrast(features, index, noise)
@@ -74,7 +72,7 @@ class InstanceRecognition(nn.Module):
     def contrast(self, features: Tensor, index: Tensor, noise: Tensor) -> dict[str, Tensor]:
         """The loss of backbone features (batch, d) for their rows `index` and noise rows (batch, negatives)."""
         # In half precision exp(1 / 0.07) is already inexact, so the loss leaves autocast.
-        with torch.autocast(features.device.type, enabled=False):
+        with full_precision(features):
             embedded = F.normalize(self.embedding(features.float()), dim=1, eps=0.0)
             data, drawn = self.similarities(embedded, index, noise)
             noise_share = noise.shape[1] / len(self.bank)
@@ -102,15 +100,6 @@ class InstanceRecognition(nn.Module):
         index, rows = (gather_processes(part) for part in self.updated)
         self.bank[index] = rows
         self.updated = None
-
-
-def gather_processes(part: Tensor) -> Tensor:
-    """The parts (batch, ...) of all processes, one after the other; the part itself where there is one process."""
-    if not (dist.is_available() and dist.is_initialized()):
-        return part
-    parts = [torch.empty_like(part) for _ in range(dist.get_world_size())]
-    dist.all_gather(parts, part.contiguous())
-    return torch.cat(parts)
 
 
 def check_constants(num_samples: int, dim: int, negatives: int, temperature: float, momentum: float) -> None:

@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 
 from neural_data import natural_images
-from neural_data.natural_images import dead_leaves, image_samples, photograph_patches
+from neural_data.natural_images import (
+    dead_leaves,
+    dead_leaves_with_depth,
+    depth_samples,
+    image_samples,
+    photograph_patches,
+)
 
 
 def spectral_slope(images):
@@ -62,6 +68,73 @@ def test_leaves_have_colours_of_the_photographs_and_differ():
     known = set(map(tuple, np.unique(palette, axis=0).tolist()))
     assert set(map(tuple, np.unique(leaves.reshape(-1, 3), axis=0).tolist())) <= known
     assert len({leaf.tobytes() for leaf in leaves}) == 40
+
+
+def one_colour_per_leaf(monkeypatch):
+    """Colours that count the leaves, so that a colour tells which leaf a pixel shows."""
+    original = natural_images._draw_leaves
+
+    def draw(*arguments):
+        radius, centre, colours = original(*arguments)
+        number = np.arange(len(colours))
+        return radius, centre, np.stack([number >> 16, number >> 8 & 255, number & 255], axis=-1).astype(np.uint8)
+
+    monkeypatch.setattr(natural_images, "_draw_leaves", draw)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_depth_is_the_place_in_the_order_of_the_leaf_that_hides_all_others(monkeypatch, seed):
+    one_colour_per_leaf(monkeypatch)
+    side, largest = 48, 24.0
+    picture, depth = natural_images._dead_leaves_picture(side, largest, np.random.default_rng(seed))
+    radius, centre, colours = natural_images._draw_leaves(side, largest, np.random.default_rng(seed))
+    leaves = len(radius)
+    y, x = np.mgrid[:side, :side] + 0.5
+    # Discs are drawn on whole pixels, so a pixel counts where no edge of a leaf in front of it is near.
+    checked = 0
+    for row, column in np.argwhere(np.ones((side, side))):
+        distance = np.hypot(centre[:, 0] - x[row, column], centre[:, 1] - y[row, column]) - radius
+        covering = np.flatnonzero(distance < 0)
+        front = covering.max() if len(covering) else -1
+        if np.any(np.abs(distance[max(front, 0) :]) < 1.5):
+            continue
+        checked += 1
+        assert tuple(picture[row, column]) == tuple(colours[front])
+        in_front = leaves - 1 - front
+        assert depth[row, column] == round(255 * in_front / leaves)
+    assert checked > 150
+
+
+def test_each_leaf_has_one_depth_and_images_do_not_change_with_it(monkeypatch):
+    np.testing.assert_array_equal(
+        dead_leaves(30, 40, np.random.default_rng(7)), dead_leaves_with_depth(30, 40, np.random.default_rng(7))[0]
+    )
+    one_colour_per_leaf(monkeypatch)
+    images, depths = dead_leaves_with_depth(20, 40, np.random.default_rng(0))
+    assert (depths.shape, depths.dtype) == ((20, 40, 40), np.uint8)
+    for image, depth in zip(images, depths, strict=True):
+        leaf = image.astype(int) @ [65536, 256, 1]
+        for code in np.unique(leaf):
+            assert len(np.unique(depth[leaf == code])) == 1
+        # An image shows leaves of many depths.
+        assert len(np.unique(depth)) > 10
+
+
+def test_depth_samples_are_leaves_with_their_depth_and_follow_the_seed():
+    samples = list(depth_samples(300, 16, seed=5))
+    keys, images, depths = zip(*samples, strict=True)
+    assert len(set(keys)) == 300
+    assert not any("." in key for key in keys)
+    assert {(image.shape, depth.shape) for image, depth in zip(images, depths, strict=True)} == {
+        ((16, 16, 3), (16, 16))
+    }
+
+    def pixels(*arguments):
+        return [(key, image.tobytes(), depth.tobytes()) for key, image, depth in depth_samples(*arguments)]
+
+    assert pixels(300, 16, 5) == [(key, image.tobytes(), depth.tobytes()) for key, image, depth in samples]
+    assert pixels(20, 16, 5) != pixels(20, 16, 6)
+    assert pixels(20, 16, 5, "train") != pixels(20, 16, 5, "test")
 
 
 def test_mixture_is_half_and_half_and_as_promised():

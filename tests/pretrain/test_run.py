@@ -9,16 +9,20 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 
 from pretrain import run as run_module
 from pretrain.checkpoint import load_trained_backbone, newest_checkpoint, read_checkpoint
-from pretrain.config import OptimizerConfig, PretrainConfig
+from pretrain.config import PretrainConfig, ShardsConfig
 from pretrain.loop import Training, TrainingStopped
-from pretrain.run import pretrain, set_lr
-from ray_jobs.config import compose, to_yaml
+from pretrain.run import draw_views, pretrain
+from pretrain.shards import write_shards
+from pretrain.sources import open_source
+from ray_jobs.config import to_yaml
 
 STEPS, STEPS_PER_EPOCH = 12, 6
 COMMAND = "import sys\nfrom ray_jobs.cli import main\nsys.exit(main())\n"
@@ -253,51 +257,6 @@ def test_weights_that_are_not_finite_are_never_saved(tiny_config, tmp_path, monk
     assert newest_checkpoint(tmp_path / "broken" / "checkpoints").name == "step-000000003.pt"
 
 
-def test_views_follow_from_seed_step_and_rank(tiny_config, tiny_run):
-    config, spec = tiny_config(tiny_run), load_trained_backbone(tiny_run).spec
-    shards = run_module.open_shards(config.data.shards)
-    batch = next(run_module.load_batches(run_module.EpochBatches(shards, 8), workers=0))
-
-    def views(step: int, rank: int = 0, count: int = 2, seed: int = 1) -> torch.Tensor:
-        config.seed = seed
-        made = run_module.Views(config, spec, torch.device("cpu"), rank, count).training(batch, step)
-        assert torch.equal(made["index"], batch["index"])
-        return made["views"]
-
-    first = views(3)
-    assert first.shape == (2, 8, 3, 32, 32)
-    assert torch.equal(views(3), first)
-    for other in (views(4), views(3, rank=1), views(3, seed=2), first.flip(0)):
-        assert not torch.equal(other, first)
-
-
-def test_learning_rates_by_epoch_are_the_published_ones(mouse_vision):
-    published = json.loads((mouse_vision / "training" / "lr_schedules.json").read_text())["ir/alexnet_bn_ir.json"]
-    config = compose("pretrain", ["recipe=alexnet_bn_ir"])
-    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=config.optimizer.lr)
-    found = [set_lr(optimizer, epoch, config.optimizer) for epoch in range(config.epochs)]
-    assert found == pytest.approx(published, rel=1e-12)
-    assert optimizer.param_groups[0]["lr"] == found[-1]
-
-
-def test_the_optimiser_is_plain_sgd_with_decay_on_everything():
-    """timm's `sgd` would be Nesterov's, and would leave biases without decay."""
-    torch.manual_seed(0)
-    ours, plain = torch.nn.Linear(3, 2), torch.nn.Linear(3, 2)
-    plain.load_state_dict(ours.state_dict())
-    config = OptimizerConfig(lr=0.1, momentum=0.9, weight_decay=0.3)
-    optimizers = (
-        run_module.make_optimizer(ours, config),
-        torch.optim.SGD(plain.parameters(), lr=0.1, momentum=0.9, weight_decay=0.3),
-    )
-    for _ in range(4):
-        for model, optimizer in zip((ours, plain), optimizers, strict=True):
-            optimizer.zero_grad()
-            model(torch.ones(1, 3)).square().sum().backward()
-            optimizer.step()
-    assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), plain.parameters(), strict=True))
-
-
 def test_probes_are_reported(tiny_config, tmp_path):
     reported = []
     pretrain(tiny_config(tmp_path / "run", {"epochs": 1}), report=reported.append)
@@ -325,6 +284,10 @@ def test_without_probes_and_labels(tiny_config, tmp_path):
         ({"data.shards": "absent"}, FileNotFoundError, "absent' does not exist"),
         ({"data.labelled": "absent"}, FileNotFoundError, "absent' does not exist"),
         ({"views": {"crop_area_min": 0.9, "crop_area_max": 0.5}}, ValueError, "crop_area_min=0.9 is larger than"),
+        ({"optimizer": {"warmup_epochs": 2}}, ValueError, "warmup_epochs=2 must be fewer than epochs=2"),
+        ({"objective": "depth_prediction", "objective_args": {}}, ValueError, "wants a depth map of each image"),
+        ({"initial_weights": "absent.pt"}, FileNotFoundError, "absent.pt"),
+        ({"optimizer": {"name": "lars", "weight_decay": 0.0}}, ValueError, "lars needs optimizer.weight_decay"),
     ],
 )
 def test_a_mistake_is_one_line_and_leaves_no_folder(tiny_config, tmp_path, keys, error, line):
@@ -332,6 +295,97 @@ def test_a_mistake_is_one_line_and_leaves_no_folder(tiny_config, tmp_path, keys,
         pretrain(tiny_config(tmp_path / "run", keys))
     assert "\n" not in str(raised.value)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.fixture(scope="session")
+def unlabelled_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Images without classes."""
+    folder = tmp_path_factory.mktemp("unlabelled")
+    rng = np.random.default_rng(3)
+    (folder / "images").mkdir()
+    for number in range(10):
+        Image.fromarray(rng.integers(0, 255, (40, 40, 3), np.uint8)).save(folder / "images" / f"{number}.png")
+    config = ShardsConfig(source=str(folder / "images"), out=str(folder / "shards"), size=40)
+    write_shards(open_source(config), config)
+    return folder / "shards"
+
+
+def test_labels_that_are_missing_are_said_before_training(tiny_config, tmp_path, unlabelled_shards):
+    keys = {
+        "objective": "supervised",
+        "objective_args": {},
+        "data": {"shards": str(unlabelled_shards)},
+        "batch_size": 4,
+    }
+    with pytest.raises(
+        ValueError, match="objective=supervised wants a class of each image, and .* has none; write shards"
+    ):
+        pretrain(tiny_config(tmp_path / "run", keys))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_classifier_is_tested_on_held_out_images(tiny_config, tmp_path):
+    folder = pretrain(tiny_config(tmp_path / "run", {"objective": "supervised", "objective_args": {}, "epochs": 4}))
+    table = metrics(folder)
+    assert table["top1"].dropna().between(0, 1).all()
+    assert (table["top5"].dropna() == 1).all(), "there are two classes"
+    best = json.loads((folder / "status.json").read_text())["best"]
+    assert best["top1"] == pytest.approx(table["top1"].max())
+
+
+def test_the_best_epoch_is_kept(tiny_run):
+    table = metrics(tiny_run)
+    accuracies = table["knn_accuracy"].dropna().tolist()
+    best = json.loads((tiny_run / "status.json").read_text())["best"]
+    assert best == {"epoch": accuracies.index(max(accuracies)) + 1, "knn_accuracy": max(accuracies)}
+    trained = load_trained_backbone(tiny_run / "checkpoints" / "best.pt")
+    assert trained.step == best["epoch"] * STEPS_PER_EPOCH
+
+
+def test_training_can_start_from_other_weights(tiny_run, tiny_config, tmp_path):
+    """With a learning rate of 0 the weights stay what they were at the start."""
+    keys = {
+        "initial_weights": str(tiny_run),
+        "objective": "simclr",
+        "objective_args": {},
+        "epochs": 1,
+        "optimizer.lr": 0.0,
+    }
+    folder = pretrain(tiny_config(tmp_path / "run", keys))
+    before = dict(load_trained_backbone(tiny_run).backbone.named_parameters())
+    for name, parameter in load_trained_backbone(folder).backbone.named_parameters():
+        assert torch.equal(parameter, before[name]), name
+
+
+def test_a_frozen_backbone_stays_as_it_was(tiny_run, tiny_config, tmp_path):
+    keys = {"initial_weights": str(tiny_run), "objective": "linear_readout", "objective_args": {}, "optimizer.lr": 0.1}
+    folder = pretrain(tiny_config(tmp_path / "run", keys))
+    before = load_trained_backbone(tiny_run).backbone.state_dict()
+    after = load_trained_backbone(folder).backbone.state_dict()
+    assert all(torch.equal(after[name], before[name]) for name in before)
+    assert "top1" in metrics(folder)
+
+
+def test_a_contact_sheet_is_drawn_without_training(tiny_config, tmp_path):
+    path = draw_views(tiny_config(tmp_path / "run"), tmp_path / "sheet.png")
+    assert Image.open(path).width > 300
+    assert not (tmp_path / "run").exists()
+
+
+# What every objective needs to be small, beside its name.
+SMALL = {
+    "instance_recognition": {"dim": 16, "negatives": 20},
+    "simclr": {"hidden_dim": 32, "dim": 16},
+    "simsiam": {"hidden_dim": 32, "dim": 16, "predictor_dim": 8},
+    "moco_v2": {"hidden_dim": 32, "dim": 16, "queue_size": 24},
+    "barlow_twins": {"hidden_dim": 32, "dim": 16},
+    "vicreg": {"hidden_dim": 32, "dim": 16},
+    "rotnet": {},
+    "relative_location": {"hidden_dim": 32},
+    "autoencoding": {"code_dim": 16},
+    "depth_prediction": {"code_dim": 16},
+    "supervised": {},
+}
 
 
 def start(config: PretrainConfig, folder: Path) -> subprocess.Popen:

@@ -398,3 +398,139 @@ def test_arrays_of_a_source_are_stored_exactly_as_raw(tmp_path):
     for key, sample in samples(tmp_path / "s").items():
         np.testing.assert_array_equal(np.load(io.BytesIO(sample["npy"]), allow_pickle=False), pixels[int(key)])
         assert sample["cls"] == str(int(key)).encode()
+
+
+def depth_png(values: np.ndarray, kind: str = "PNG", mode: str | None = None) -> bytes:
+    buffer = io.BytesIO()
+    image = Image.fromarray(values)
+    (image.convert(mode) if mode else image).save(buffer, kind)
+    return buffer.getvalue()
+
+
+def stored_depth(data: bytes, depth: bytes | np.ndarray | None, **keys: object) -> np.ndarray:
+    """The depth map that a shard holds beside an image, of the image's height and width."""
+    config = ShardsConfig(depth="a folder", **keys)
+    found = encode(Item("image", data, depth=depth), config)
+    assert not found.problem, found.problem
+    image = (
+        np.load(io.BytesIO(found.data))
+        if keys.get("format") == "raw"
+        else np.asarray(Image.open(io.BytesIO(found.data)))
+    )
+    values = np.asarray(Image.open(io.BytesIO(found.depth), formats=("PNG",)))
+    assert values.shape == image.shape[:2]
+    return values
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("kind", ["jpeg", "raw"])
+def test_depth_of_the_stored_size_is_kept_exactly(kind, dtype):
+    values = np.random.default_rng(0).integers(0, np.iinfo(dtype).max + 1, (30, 40), dtype)
+    # Once the JPEG is kept as it is, once the image is encoded anew.
+    for image in (encoded(gradient(40, 30)), encoded(gradient(40, 30), "PNG"), gradient(40, 30)):
+        for depth in (depth_png(values), values, depth_png(values, "TIFF")):
+            found = stored_depth(image, depth, size=30, format=kind)
+            assert found.dtype == dtype
+            np.testing.assert_array_equal(found, values)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    width=st.integers(8, 200), height=st.integers(8, 200), size=st.integers(8, 64),
+    share=st.sampled_from([1, 1 / 2, 2, 1 / 3]),
+)  # fmt: skip
+def test_depth_takes_the_size_of_its_image_by_nearest_neighbour(width, height, size, share):
+    shape = (max(1, round(height * share)), max(1, round(width * share)))
+    image = encoded(gradient(width, height))
+    for axis, values in enumerate(np.indices(shape, np.uint16)):
+        found = stored_depth(image, values, size=size)
+        stored = found.shape[axis]
+        # Where the centre of each stored pixel lies in the depth image, and the centre of the pixel it was taken from.
+        wanted = (np.arange(stored) + 0.5) * shape[axis] / stored
+        taken = found.astype(float) + 0.5
+        assert np.abs(np.moveaxis(taken, axis, -1) - wanted).max() <= 0.5 + 1e-9
+
+
+def test_grey_depth_is_read_from_any_mode_and_colours_are_refused():
+    values = np.random.default_rng(0).integers(0, 256, (20, 20), np.uint8)
+    image = encoded(gradient(20, 20))
+    for mode in ("L", "RGB", "RGBA", "LA"):
+        np.testing.assert_array_equal(stored_depth(image, depth_png(values, mode=mode), size=20), values)
+    found = encode(Item("x", image, depth=encoded(gradient(20, 20), "PNG")), ShardsConfig(size=20, depth="d"))
+    assert found.problem == "depth: ValueError: it has colours; save depth as grey with 8 or 16 bits"
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+def test_depth_lies_as_its_image_does_where_exif_turns_the_image(orientation):
+    upright = Image.fromarray(gradient(60, 40))
+    lying = {3: upright.rotate(180), 6: upright.rotate(90, expand=True)}.get(orientation, upright)
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    values = np.asarray(upright)[..., 0]
+    np.testing.assert_array_equal(stored_depth(encoded(lying, exif=exif), depth_png(values), size=40), values)
+
+
+@pytest.mark.parametrize(
+    ("depth", "line"),
+    [
+        (None, "no depth image of this name"),
+        (b"", "no depth image of this name"),
+        (b"no image", "depth: UnidentifiedImageError"),
+        (depth_png(np.zeros((40, 40), np.uint8))[:60], "depth: "),
+        (depth_png(np.zeros((60, 40), np.uint8)), "40 x 60 pixels are not the shape of the image, 60 x 40"),
+        (depth_png(np.zeros((20, 33), np.uint8)), "33 x 20 pixels are not the shape of the image, 60 x 40"),
+        (depth_png(np.zeros((40, 60), np.float32), "TIFF"), "mode 'F' have no fixed range"),
+        (Path("absent.png"), "depth: FileNotFoundError"),
+    ],
+)
+def test_an_image_without_a_right_depth_map_is_unreadable(depth, line):
+    found = encode(Item("x", encoded(gradient(60, 40)), depth=depth), ShardsConfig(size=40, depth="d"))
+    assert line in found.problem
+    assert not found.data
+    assert not encode(Item("x", encoded(gradient(60, 40)), depth=depth), ShardsConfig(size=40)).problem
+
+
+def test_unreadable_depth_is_listed_and_indices_stay_contiguous(tmp_path):
+    (tmp_path / "depth").mkdir()
+    (tmp_path / "rgb").mkdir()
+    for number in range(20):
+        (tmp_path / "rgb" / f"{number:02d}.png").write_bytes(encoded(np.full((9, 12, 3), number, np.uint8), "PNG"))
+        depth = np.full((9, 12), 10 * number, np.uint8)
+        if number not in (3, 8):
+            (tmp_path / "depth" / f"{number:02d}.png").write_bytes(depth_png(depth)[: 40 if number == 5 else None])
+    config = ShardsConfig(
+        source=str(tmp_path / "rgb"), depth=str(tmp_path / "depth"), out=str(tmp_path / "s"), size=9, format="raw",
+        shard_samples=6, max_unreadable=0.2,
+    )  # fmt: skip
+    index = write_shards(open_source(config), config)
+    assert index["depth"] is True
+    assert sorted(line[:13] for line in index["unreadable"]) == ["03.png: depth", "05.png: depth", "08.png: depth"]
+    found = samples(tmp_path / "s")
+    assert sorted(found) == [f"{n:09d}" for n in range(17)]
+    for sample in found.values():
+        assert sample.keys() == {"npy", "depth.png"}
+        depth = np.asarray(Image.open(io.BytesIO(sample["depth.png"])))
+        assert (depth == 10 * np.load(io.BytesIO(sample["npy"]))[..., 0]).all()
+    assert verify_shards(tmp_path / "s") == []
+    assert write_shards(open_source(config), config) == index
+
+
+def test_shards_with_and_without_depth_do_not_share_a_folder(tmp_path):
+    items = [Item(str(n), gradient(9, 9), depth=np.zeros((9, 9), np.uint8)) for n in range(3)]
+    for name, first, second, line in (
+        ("a", None, "d", "depth=None, not True"),
+        ("b", "d", None, "depth=True, not None"),
+    ):
+        out = str(tmp_path / name)
+        index = write_shards(listed(items), ShardsConfig(out=out, size=9, depth=first))
+        assert index["depth"] is (first is not None)
+        with pytest.raises(FileExistsError, match=line):
+            write_shards(listed(items), ShardsConfig(out=out, size=9, depth=second))
+
+
+def test_shards_from_before_depth_are_complete_still(copied, class_folder):
+    index = json.loads((copied / "index.json").read_text())
+    del index["depth"], index["plan"]["depth"]
+    (copied / "index.json").write_text(json.dumps(index))
+    config = ShardsConfig(source=str(class_folder), out=str(copied), size=40, shard_samples=16)
+    assert write_shards(open_source(config), config) == index

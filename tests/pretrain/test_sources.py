@@ -1,6 +1,7 @@
 """Sources: folders and Parquet files as fixed sequences of images."""
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -152,6 +153,87 @@ def test_labels_that_are_no_classes_are_refused(tmp_path, labels, line):
     path = write_parquet(tmp_path / "a.parquet", image=[jpeg(), jpeg()], label=labels)
     with pytest.raises(ValueError, match=line):
         open_source(ShardsConfig(source=str(path)))
+
+
+def write_depth_pairs(folder: Path, images: tuple[str, ...], depths: tuple[str, ...]) -> tuple[Path, Path]:
+    """A folder of images and one of depth images, of these names, in the layout of PBRNet."""
+    for part, names in (("train/data", images), ("train_depth/data", depths)):
+        for name in names:
+            path = folder / part / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(jpeg())
+    return folder / "train/data", folder / "train_depth/data"
+
+
+def test_depth_images_are_found_by_name_whatever_their_suffix(tmp_path):
+    images, depths = write_depth_pairs(
+        tmp_path, ("a.png", "b.JPG", "c.v1.png", "alone.png"), ("a.png", "b.tif", "c.v1.PNG", "c.png", "spare.png")
+    )
+    items = read(images, depth=str(depths))
+    assert {item.name: item.depth and item.depth.name for item in items} == {
+        "a.png": "a.png",
+        "b.JPG": "b.tif",
+        "c.v1.png": "c.v1.PNG",
+        "alone.png": None,
+    }
+    assert [replace(item, depth=None) for item in items] == read(images)
+    assert read(images, 2, depth=str(depths)) == items[2:]
+
+
+def test_depth_images_of_class_folders_lie_at_the_same_place(tmp_path):
+    images, depths = write_depth_pairs(tmp_path, ("ant/1.jpg", "bee/1.jpg"), ("bee/1.png", "ant/1.png"))
+    items = read(images, depth=str(depths))
+    assert {(item.label, str(item.depth.relative_to(depths))) for item in items} == {(0, "ant/1.png"), (1, "bee/1.png")}
+
+
+def test_the_fingerprint_changes_with_the_depth_images(tmp_path):
+    images, depths = write_depth_pairs(tmp_path, ("a.png", "b.png"), ("a.png",))
+
+    def fingerprint(**keys: str) -> str:
+        return open_source(ShardsConfig(source=str(images), **keys)).fingerprint
+
+    plain, first = fingerprint(), fingerprint(depth=str(depths))
+    assert fingerprint(depth=str(depths)) == first
+    (depths / "b.png").write_bytes(jpeg())
+    second = fingerprint(depth=str(depths))
+    (depths / "b.png").write_bytes(jpeg() + b"more")
+    assert len({plain, first, second, fingerprint(depth=str(depths))}) == 4
+    assert fingerprint() == plain
+
+
+def test_parquet_reads_depth_from_its_column_and_never_takes_it_for_the_image(tmp_path):
+    images, depths = [jpeg(i) for i in range(9)], [{"bytes": jpeg(100 + i), "path": None} for i in range(8)] + [None]
+    path = write_parquet(tmp_path / "a.parquet", distance=depths, picture=images)
+    items = read(path, 1, depth_column="distance")
+    assert [item.image for item in items] == images[1:]
+    assert [item.depth for item in items] == [*(cell["bytes"] for cell in depths[1:8]), b""]
+    assert {item.depth for item in read(path, image_column="picture")} == {None}
+    fingerprints = {
+        open_source(ShardsConfig(source=str(path), image_column="picture", depth_column=column)).fingerprint
+        for column in (None, "distance")
+    }
+    assert len(fingerprints) == 2
+
+
+def test_a_wrong_depth_key_is_one_line(tmp_path):
+    images, depths = write_depth_pairs(tmp_path, ("a.png", "b.png"), ("x.png", "y.png"))
+    (tmp_path / "empty").mkdir()
+    path = write_parquet(tmp_path / "a.parquet", image=[jpeg()])
+    for source, keys, error, line in (
+        (images, {"depth": str(depths)}, ValueError, r"no depth image in .* is named .* such as '[ab]'; .* is 'x'"),
+        (images, {"depth": str(tmp_path / "absent")}, FileNotFoundError, "absent' does not exist .a folder of depth"),
+        (images, {"depth": "simulated"}, FileNotFoundError, "`simulated` with source=simulated"),
+        (images, {"depth": str(tmp_path / "empty")}, ValueError, "no images in the depth folder"),
+        (images, {"depth_column": "depth"}, ValueError, "depth_column is for Parquet files.*say depth=<folder>"),
+        (path, {"depth": str(depths)}, ValueError, "with a Parquet file say depth_column=<name>"),
+        (path, {"depth_column": "z"}, ValueError, "a.parquet has no column 'z'; its columns: image"),
+    ):
+        with pytest.raises(error, match=line):
+            open_source(ShardsConfig(source=str(source), **keys))
+    (depths / "a.png").write_bytes(jpeg())
+    (depths / "a.jpg").write_bytes(jpeg())
+    with pytest.raises(ValueError, match=r"depth images 'a.jpg' and 'a.png' in .* have one name; keep one"):
+        read(images, depth=str(depths))
 
 
 def test_what_is_no_source_is_one_line(tmp_path):

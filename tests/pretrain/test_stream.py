@@ -3,6 +3,7 @@
 import io
 import json
 import tarfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from neural_data.natural_images import depth_samples
 from pretrain.config import ShardsConfig
 from pretrain.shards import write_shards
 from pretrain.sources import Item, Source
 from pretrain.stream import EpochBatches, load_batches, open_shards
+from ray_jobs.verbs import shards
 
 
 def indices(shards: Path, workers: int = 0, **arguments: object) -> list[list[int]]:
@@ -125,6 +128,82 @@ def test_jpegs_are_decoded_to_rgb_also_from_grey(tmp_path):
 def test_open_shards_knows_samples_and_labels(tiny_shards):
     shards = open_shards(tiny_shards)
     assert (shards.samples, shards.labels, shards.classes, len(shards.urls)) == (50, (0, 1), 2, 4)
+
+
+def write_with_depth(folder: Path, shapes: list[tuple[int, int]], dtypes: list[type], kind: str = "raw") -> list:
+    """Shards of images of these heights and widths with random depth; returns the images and the depths."""
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 256, (*shape, 3), np.uint8) for shape in shapes]
+    depths = [rng.integers(0, np.iinfo(d).max + 1, shape, d) for shape, d in zip(shapes, dtypes, strict=True)]
+    items = [Item(str(n), image, depth=depth) for n, (image, depth) in enumerate(zip(images, depths, strict=True))]
+    source = Source(len(items), lambda start: iter(items[start:]), "arrays")
+    write_shards(source, ShardsConfig(out=str(folder), size=8, format=kind, shard_samples=2, depth="a folder"))
+    return [images, depths]
+
+
+@pytest.mark.parametrize("kind", ["raw", "jpeg"])
+@pytest.mark.parametrize(
+    ("dtypes", "expected"),
+    [
+        ([np.uint8] * 3, torch.uint8),
+        ([np.uint16] * 3, torch.int32),
+        ([np.uint8, np.uint16, np.uint8], torch.int32),
+    ],
+)
+def test_depth_is_padded_like_its_images(tmp_path, kind, dtypes, expected):
+    _, depths = write_with_depth(tmp_path / "s", [(8, 13), (11, 8), (8, 8)], dtypes, kind)
+    shards = open_shards(tmp_path / "s")
+    assert shards.depth
+    batch = next(load_batches(EpochBatches(shards, 3, seed=1, epoch=0), workers=0))
+    assert batch["depth"].dtype == expected
+    assert batch["depth"].shape == (3, 1, *batch["images"].shape[2:])
+    for found, (height, width), index in zip(batch["depth"], batch["sizes"].tolist(), batch["index"], strict=True):
+        np.testing.assert_array_equal(found[0, :height, :width], depths[index])
+        assert not found[0, height:].any()
+        assert not found[0, :, width:].any()
+
+
+def test_shards_without_depth_have_none(tiny_shards, rewritten):
+    assert not open_shards(tiny_shards).depth
+    assert "depth" not in next(load_batches(EpochBatches(open_shards(tiny_shards), 4), workers=0))
+    folder = rewritten()
+    index = json.loads((folder / "index.json").read_text())
+    del index["depth"]
+    (folder / "index.json").write_text(json.dumps(index))
+    assert not open_shards(folder).depth
+
+
+def test_depth_of_another_shape_than_its_image_names_the_sample(tmp_path):
+    write_with_depth(tmp_path / "s", [(8, 8)] * 4, [np.uint8] * 4)
+    path = tmp_path / "s" / "shard-000001.tar"
+    data = path.read_bytes()
+    width_and_height = (8).to_bytes(4, "big") * 2
+    start = data.index(b"IHDR") + 4
+    assert data[start : start + 8] == width_and_height
+    header = b"IHDR" + (8).to_bytes(4, "big") + (4).to_bytes(4, "big") + data[start + 8 : start + 13]
+    checked = header + zlib.crc32(header).to_bytes(4, "big")
+    path.write_bytes(data[: start - 4] + checked + data[start - 4 + len(checked) :])
+    with pytest.raises(ValueError, match=r"sample 000000002 .*depth map has shape \(4, 8\), the image \(8, 8\)"):
+        list(load_batches(EpochBatches(open_shards(tmp_path / "s"), 4), workers=0))
+
+
+def test_simulated_shards_have_the_true_depth_of_their_leaves(tmp_path, capsys):
+    keys = {"source": "simulated", "depth": "simulated", "images": 20, "size": 24, "seed": 3, "format": "raw"}
+    config = ShardsConfig(out=str(tmp_path / "s"), **keys)
+    shards(config)
+    assert "20 images and depth maps, no labels, 1 shards" in capsys.readouterr().out
+    shards(ShardsConfig(verify=str(tmp_path / "s")))
+    batch = next(load_batches(EpochBatches(open_shards(tmp_path / "s"), 20, epoch=0), workers=0))
+    expected = list(depth_samples(20, 24, seed=3))
+    for image, depth, index in zip(batch["images"], batch["depth"], batch["index"], strict=True):
+        np.testing.assert_array_equal(image.permute(1, 2, 0), expected[index][1])
+        np.testing.assert_array_equal(depth[0], expected[index][2])
+    assert "label" not in batch
+    for wrong in ({"depth": "folder"}, {"depth_column": "depth"}):
+        with pytest.raises(ValueError, match="source=simulated takes no other depth than depth=simulated"):
+            shards(ShardsConfig(out=str(tmp_path / "t"), **(keys | wrong)))
+    with pytest.raises(FileExistsError, match="depth=True, not None"):
+        shards(ShardsConfig(out=str(tmp_path / "s"), **(keys | {"depth": None})))
 
 
 def damage(folder: Path, extension: bytes, replace: bytes) -> str:

@@ -156,7 +156,8 @@ def test_help_keeps_brackets_defaults_and_ranges() -> None:
     pretrain = " ".join(help_text.verb_help("pretrain", 160, colour=False).split())
     assert "optimizer.decay_epochs list of integers [120,160] 0 or more epochs" in pretrain
     assert "views.size integer 64 8 to 1024 pixels side of a view" in pretrain
-    assert "alexnet_bn_ir AlexNet with batch normalisation" in pretrain
+    assert " alexnet_bn_ir " in pretrain
+    assert "`murine recipes verb=pretrain` says what each one is" in pretrain
     assert "run folders of `pretrain` and `predictivity`, as [a,b,c]" in help_text.verb_help("report", 160, False)
 
 

@@ -1,7 +1,5 @@
 """Features: the published activations, hooks that copy, and the published view of a stimulus."""
 
-import zlib
-
 import numpy as np
 import pytest
 import torch
@@ -12,39 +10,26 @@ from pretrain.checkpoint import BackboneSpec
 from pretrain.models import create_model, model_info
 from transfer.features import extract_features, prepare_stimuli, stimulus_features
 
-PUBLISHED = {
-    "alexnet_bn_ir_64x64_input_pool_6": ("alexnet_bn", {"num_classes": 0}),
-    "alexnet_64x64_input_pool_6": ("alexnet", {}),
-}
+PUBLISHED = (
+    "alexnet_bn_ir_64x64_input_pool_6",
+    "alexnet_64x64_input_pool_6",
+    "simplified_mousenet_dual_stream_visp_3x3_ir",
+    pytest.param("shi_mousenet_ir", marks=pytest.mark.slow),
+)
 
 
-def keyed_fill(model: nn.Module) -> nn.Module:
-    """Weights that follow from the names of the state dict, as the reference values were made."""
-    state = model.state_dict()
-    for key, value in state.items():
-        generator = torch.Generator().manual_seed(zlib.crc32(key.encode()))
-        if key.endswith("num_batches_tracked"):
-            state[key] = torch.tensor(1)
-        elif key.endswith(("running_mean", ".bias")):
-            state[key] = 0.1 * torch.randn(value.shape, generator=generator)
-        elif key.endswith("running_var") or value.ndim == 1:
-            state[key] = 0.5 + torch.rand(value.shape, generator=generator)
-        else:
-            state[key] = torch.randn(value.shape, generator=generator) * (2 / value[0].numel()) ** 0.5
-    model.load_state_dict(state)
-    return model
-
-
-@pytest.mark.parametrize("published", PUBLISHED)
-def test_published_activations_of_every_fit_layer(published, mouse_vision):
-    values = torch.load(mouse_vision / "models" / f"{published}.keyed.pt", weights_only=True)
-    name, arguments = PUBLISHED[published]
-    model = keyed_fill(create_model(name, **arguments))
-    layers = list(model_info(name).fit_layers)
-    found = extract_features(model, values["input"], layers)
-    assert list(values["layers"]) == layers == list(found)
-    found["output"] = model.eval()(values["input"]).detach()
-    for layer, expected in (values["layers"] | {"output": values["output"]}).items():
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_activations_of_every_fit_layer(name, mouse_vision, keyed_fill):
+    """Multi-stream networks have one more in the transfer tasks, the pooled one."""
+    values = torch.load(mouse_vision / "models" / f"{name}.keyed.pt", weights_only=True)
+    model = keyed_fill(create_model(name))
+    layers = [*model_info(name).fit_layers, *(["avgpool"] if "avgpool" in values["layers"] else [])]
+    image = values["input"][:1]
+    found = extract_features(model, image, layers)
+    assert sorted(values["layers"]) == sorted(layers) == sorted(found)
+    found["output"] = model.eval()(image).detach()
+    for layer, both in (values["layers"] | {"output": values["output"]}).items():
+        expected = both[:1]
         assert found[layer].shape == expected.shape
         relative = (found[layer] - expected).abs().max() / expected.abs().max()
         assert relative < 1e-5, layer
@@ -76,11 +61,12 @@ def test_a_layer_is_read_before_a_relu_that_follows_in_place():
 
 def test_extraction_is_in_evaluation_mode_and_leaves_the_model_as_it_was():
     model, images = Small().train(), torch.randn(2, 3, 6, 6)
+    model.norm.eval()
     before = {key: value.clone() for key, value in model.state_dict().items()}
     first, again = (extract_features(model, images, ["drop"])["drop"] for _ in range(2))
     assert torch.equal(first, again)
     assert not first.requires_grad
-    assert model.training
+    assert [model.training, model.norm.training, model.drop.training] == [True, False, True]
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     assert not any(module._forward_hooks for module in model.modules())
 
@@ -99,6 +85,87 @@ def test_an_unknown_or_skipped_layer_is_one_line_and_leaves_no_hook(layer, line)
     with pytest.raises(ValueError, match=line):
         extract_features(model, torch.randn(2, 3, 6, 6), ["first", layer])
     assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_inputs_follow_the_model_to_its_device():
+    found = extract_features(Small().to("meta"), torch.randn(2, 3, 6, 6), ["first"])["first"]
+    assert (found.device.type, found.shape) == ("meta", (2, 4, 4, 4))
+    assert extract_features(nn.Sequential(nn.Flatten()), torch.ones(2, 3, 4), ["0"])["0"].shape == (2, 12)
+
+
+class Reaches(nn.Module):
+    """Says that a forward pass came here."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("the pass went on")
+
+
+def test_the_pass_ends_with_the_last_layer_that_is_asked_for():
+    model = nn.Sequential(nn.Conv2d(3, 2, 1), nn.ReLU(), Reaches())
+    images = torch.randn(2, 3, 4, 4)
+    found = extract_features(model, images, ["1", "0", "1"])
+    assert list(found) == ["1", "0"]
+    torch.testing.assert_close(found["1"], found["0"].relu())
+    with pytest.raises(RuntimeError, match="the pass went on"):
+        extract_features(model, images, ["0", "2"])
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+class Shared(nn.Module):
+    """One layer under two names that runs twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Linear(3, 3, bias=False)
+        self.again = self.scale
+        self.scale.weight.data = 2 * torch.eye(3)
+        self.last = nn.Identity()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(self.scale(self.scale(x)))
+
+
+@pytest.mark.parametrize("layers", [["scale"], ["again"], ["last", "scale", "again"]])
+def test_of_a_layer_that_runs_twice_the_first_run_counts(layers):
+    inputs = torch.randn(2, 3)
+    found = extract_features(Shared(), inputs, layers)
+    assert list(found) == layers
+    for layer in layers:
+        torch.testing.assert_close(found[layer], (4 if layer == "last" else 2) * inputs)
+
+
+class Gives(nn.Module):
+    def __init__(self, output: object) -> None:
+        super().__init__()
+        self.output = output
+
+    def forward(self, images: torch.Tensor) -> object:
+        return self.output
+
+
+def test_of_several_tensors_the_first_is_taken_and_what_is_none_is_one_line():
+    images = torch.randn(1, 4, 4)
+    pooled, where = nn.MaxPool2d(2, return_indices=True)(images)
+    model = nn.Sequential(nn.MaxPool2d(2, return_indices=True))
+    assert torch.equal(extract_features(model, images, ["0"])["0"], pooled)
+    assert not torch.equal(pooled, where)
+    for output, line in (
+        ({"output": pooled, "code": where}, "layer '0' gives no tensor but a dictionary of output, code; name a layer"),
+        ((), "layer '0' gives no tensor but tuple"),
+        (None, "layer '0' gives no tensor but NoneType"),
+    ):
+        model = nn.Sequential(Gives(output))
+        with pytest.raises(ValueError, match=line):
+            extract_features(model, images, ["0"])
+        assert not model[0]._forward_hooks
+
+
+def test_wrappers_do_not_change_the_names_of_layers():
+    model, images = Small(), torch.randn(2, 3, 6, 6)
+    expected = extract_features(model, images, ["norm"])["norm"]
+    for wrapped in (nn.DataParallel(model), torch.compile(model, backend="eager")):
+        assert wrapped is not model
+        assert torch.equal(extract_features(wrapped, images, ["norm"])["norm"], expected)
 
 
 def test_timm_fit_layers_are_extracted_in_one_pass():

@@ -1,0 +1,21 @@
+"""What one forward pass of a network costs.
+
+What comes in: a network and the side of its input in pixels. What goes out: multiply-adds for one image, those of
+convolutions, linear layers and attention. Counted by torch's own counter of floating-point operations, two of which
+are one multiply-add, without memory for weights or activations.
+"""
+
+import copy
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+
+def multiply_adds(model: nn.Module, input_size: int) -> int:
+    """Multiply-adds of one image of `input_size` x `input_size` pixels in evaluation mode."""
+    image = torch.zeros(1, 3, input_size, input_size, device="meta")
+    counter = FlopCounterMode(display=False)
+    with counter, torch.no_grad():
+        copy.deepcopy(model).to("meta").eval()(image)
+    return counter.get_total_flops() // 2

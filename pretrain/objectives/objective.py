@@ -1,0 +1,53 @@
+"""What every objective is: a backbone, what is wanted of the data, and a loss in full precision.
+
+What comes in: a batch of views (see `Wants`). What goes out: `{"loss": scalar, ...logged scalars}`.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from pretrain.models import flat_features
+
+
+@dataclass(frozen=True)
+class Wants:
+    """What an objective wants of each image; a batch then holds these keys.
+
+    `views`: this many random views, as `views` (views, batch, 3, size, size).
+    `local_views`: this many smaller ones, as `local_views` (local views, batch, 3, local size, local size).
+    `patches`: a 3 x 3 grid of neighbouring patches, as `patches` (9, batch, 3, size, size), row by row.
+    `depth`: the depth map of the first view, as `depth` (batch, size, size), in the units of the shards.
+    `label`: its class, as `label` (batch,).
+    Every batch also has `index` (batch,), the global number of each image, and the scalars `epoch`, passes over the
+    data so far, and `progress`, the share of training that is done.
+    """
+
+    views: int = 1
+    local_views: int = 0
+    patches: bool = False
+    depth: bool = False
+    label: bool = False
+
+
+class Objective(nn.Module):
+    """Owns the backbone; a subclass adds heads, and maps a batch to its loss in `forward`."""
+
+    wants = Wants()
+
+    def __init__(self, backbone: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+
+    def features(self, images: Tensor) -> Tensor:
+        """Backbone features (batch, d) of images (batch, 3, H, W)."""
+        return flat_features(self.backbone(images))
+
+    def after_step(self) -> None:
+        """Called after each step of the optimiser, outside of the graph."""
+
+
+def full_precision(tensor: Tensor) -> torch.autocast:
+    """A block in which autocast is off, for losses; half precision loses their fourth digit."""
+    return torch.autocast(tensor.device.type, enabled=False)

@@ -1,0 +1,115 @@
+"""What an objective sees of a batch: random views, local views, patches and depth maps, made on the training device.
+
+What comes in: batches of `pretrain.stream`. What goes out: the dictionaries that `pretrain.objectives.objective.Wants`
+describes, and central views (batch, 3, size, size) for probes. Every parameter is a pure function of the seed, the
+step, the number of the view and the image's place in the batch over all processes, so neither resuming nor the number
+of processes changes what an image looks like at a step.
+"""
+
+import torch
+from torch import Tensor
+
+from pretrain.augment import (
+    ViewParameters,
+    draw_parameters,
+    draw_patches,
+    evaluation_view,
+    make_patches,
+    make_view,
+    require_patches_fit,
+    resample_nearest,
+)
+from pretrain.checkpoint import BackboneSpec
+from pretrain.config import ViewsConfig
+from pretrain.loop import derived_seed
+from pretrain.objectives.objective import Wants
+
+
+class ViewMaker:
+    """Makes what an objective wants of each batch.
+
+    Args:
+        config: ranges and probabilities.
+        spec: the backbone, whose input size, mean and standard deviation the views have.
+        wants: how many views of which kind.
+        seed: of the run.
+        device: where views are made.
+        rank, world: which of how many processes; this one has rows rank, rank + world, ... of every batch.
+
+    Raises:
+        ValueError: keys of the config that contradict each other, or the objective.
+    """
+
+    def __init__(
+        self,
+        config: ViewsConfig,
+        spec: BackboneSpec,
+        wants: Wants,
+        seed: int,
+        device: torch.device,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        require_possible(config, wants)
+        self.config, self.size, self.wants, self.seed = config, spec.input_size, wants, seed
+        self.device, self.rank, self.world = device, rank, world
+        self.mean = torch.tensor(spec.mean, device=device)
+        self.std = torch.tensor(spec.std, device=device)
+
+    def training(self, batch: dict[str, Tensor], step: int) -> dict[str, Tensor]:
+        """What the objective wants of a batch of uint8 `images`, and their `index`.
+
+        Depth maps come in as `depth` (batch, 1, height, width), padded like the images, and undergo the first view's
+        crop and flip.
+        """
+        images, sizes = batch["images"].to(self.device, non_blocking=True), batch["sizes"]
+        wants, first_local = self.wants, self.wants.views
+        made = {"index": batch["index"].to(self.device)}
+        views = [self.draw(sizes, step, view) for view in range(wants.views)]
+        local_views = [self.draw(sizes, step, first_local + view, local=True) for view in range(wants.local_views)]
+        if views:
+            made["views"] = self.stack(images, views, self.size)
+        if local_views:
+            made["local_views"] = self.stack(images, local_views, self.config.local_size)
+        if wants.patches:
+            drawn = draw_patches(sizes, self.config, self.generator("patches", step), self.rank, self.world)
+            made["patches"] = make_patches(images, drawn, self.size, self.mean, self.std)
+        if wants.depth:
+            depth = batch["depth"].to(self.device, non_blocking=True)
+            made["depth"] = resample_nearest(depth, views[0].crop, self.size, views[0].flip)
+        if wants.label:
+            made["label"] = batch["label"].to(self.device)
+        return made
+
+    def evaluation(self, batch: dict[str, Tensor]) -> Tensor:
+        """The central view (batch, 3, size, size), 224 / 256 of the short side, as mouse-vision evaluates."""
+        return evaluation_view(batch["images"].to(self.device), batch["sizes"], self.size, self.mean, self.std)
+
+    def draw(self, sizes: Tensor, step: int, view: int, local: bool = False) -> ViewParameters:
+        """The parameters of one view; local views are counted on from the others."""
+        generator = self.generator("views", step, view)
+        return draw_parameters(sizes, self.config, generator, view, local, self.rank, self.world)
+
+    def generator(self, *parts: int | str) -> torch.Generator:
+        """Randomness that follows from the run's seed and these parts alone."""
+        return torch.Generator().manual_seed(derived_seed(self.seed, *parts))
+
+    def stack(self, images: Tensor, drawn: list[ViewParameters], size: int) -> Tensor:
+        """Views (views, batch, 3, size, size)."""
+        return torch.stack([make_view(images, one, size, self.mean, self.std) for one in drawn])
+
+
+def require_possible(config: ViewsConfig, wants: Wants) -> None:
+    """One line for keys that contradict each other, or what the objective wants."""
+    for key in ("blur_probability", "solarize_probability"):
+        if not getattr(config, key):
+            raise ValueError(f"views.{key}=[] names no probability; give one for each view, or [0.0] for never")
+    if config.crop_pad and not config.crop_side:
+        raise ValueError(
+            f"views.crop_pad={config.crop_pad} is the border of crops of fixed size, and views.crop_side=0 makes "
+            "crops of random area; set views.crop_side=1.0, or views.crop_pad=0"
+        )
+    if wants.depth and not wants.views:
+        raise ValueError("an objective that wants depth must want a view: depth is that of the first one")
+    if wants.patches:
+        require_patches_fit(config)
