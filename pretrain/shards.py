@@ -242,7 +242,7 @@ def encode_depth(depth: bytes | Path | np.ndarray | None, image_size: tuple[int,
     `image_size`.
     """
     if depth is None or (isinstance(depth, bytes) and not depth):
-        raise ValueError("no depth image of this name")
+        raise ValueError("the image has none, neither by its name nor in its row")
     values = grey_values(ImageOps.exif_transpose(open_image(depth)[0]))
     height, width = values.shape
     # A depth map of lower resolution may have been rounded to whole pixels.

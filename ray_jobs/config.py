@@ -106,6 +106,13 @@ VERBS = {
             "murine predictivity checkpoint=runs/first recording=recordings/simulated",
         ),
         Verb(
+            "tasks",
+            "measure what else each layer tells: textures, objects, their position, pose and size",
+            "transfer.config:TasksConfig",
+            "ray_jobs.verbs:tasks",
+            "murine tasks task=dtd data=textures/dtd checkpoint=runs/first",
+        ),
+        Verb(
             "report",
             "turn run folders into one HTML page",
             "transfer.config:ReportConfig",

@@ -21,7 +21,7 @@ from pretrain.config import PretrainConfig, ShardsConfig
 from ray_jobs.config import ModelsConfig, RecipesConfig, SweepConfig, list_recipes
 from ray_jobs.help import describe_recipe
 from ray_jobs.keys import did_you_mean
-from transfer.config import PredictivityConfig, ReportConfig
+from transfer.config import PredictivityConfig, ReportConfig, TasksConfig
 
 if TYPE_CHECKING:
     from pretrain.sources import Source
@@ -141,6 +141,29 @@ def show_predictivity(table: pd.DataFrame) -> None:
     for row in pooled.itertuples():
         interval = f"{row.low:.3f} to {row.high:.3f}"
         shown.add_row(row.model, row.layer, f"{row.features:,}", f"{row.median:.3f}", interval, str(row.neurons))
+    Console().print(shown)
+
+
+def tasks(config: TasksConfig) -> None:
+    """Read a model's layers on a transfer task and print the means over its splits."""
+    from transfer.tasks import tasks as run
+
+    folder = run(config)
+    show_tasks(pd.read_parquet(folder / "tasks.parquet"))
+    print(folder)
+
+
+def show_tasks(table: pd.DataFrame) -> None:
+    """Mean and standard deviation over the splits, of accuracies and of R²."""
+    shown = Table(title="Readouts: accuracy of classes, R² of numbers, mean over splits ± standard deviation")
+    for heading in ("model", "layer", "target", "variable"):
+        shown.add_column(heading, no_wrap=True)
+    for heading in ("train", "test", "splits"):
+        shown.add_column(heading, justify="right", no_wrap=True)
+    for key, group in table.groupby(["model", "layer", "target", "variable"], sort=False):
+        spread = f" ± {group['test_acc'].std():.3f}" if len(group) > 1 else ""
+        test = f"{group['test_acc'].mean():.3f}{spread}"
+        shown.add_row(*key, f"{group['train_acc'].mean():.3f}", test, str(len(group)))
     Console().print(shown)
 
 

@@ -35,9 +35,9 @@ class PredictivityConfig:
     out: str | None = setting(None, "run folder (default: runs/predictivity-<hash of the config>)")
 
 
-# 1 and 5 times each power of ten from 1e-8 to 5e8, 34 values. Of the 33 published ones only both ends and the number are
-# known; 5 is left out as the one that is most often left out where 1e-1, 5e-1, 1, 1e1 are written one by one.
-PENALTIES = [float(f"{digit}e{power}") for power in range(-8, 9) for digit in (1, 5) if (digit, power) != (5, 0)]
+# 1 and 5 times each power of ten from 1e-8 to 5e8 are 34 values. Of the published ones only the number, 33, and both
+# ends are known; 5 is left out here, as it easily is where 1e-1, 5e-1, 1, 1e1 are written down one by one.
+C_VALUES = [float(f"{digit}e{power}") for power in range(-8, 9) for digit in (1, 5) if (digit, power) != (5, 0)]
 
 
 @dataclass
@@ -59,12 +59,12 @@ class TasksConfig:
     own_splits: int = setting(10, "hvm without a split_file: random splits, stratified by instance", low=1)
     train_fraction: float = setting(0.8, "hvm without a split_file: share of train images", low=0.05, high=0.95)
     components: int = setting(1000, "principal components that a layer with more features is reduced to", low=1)
-    penalties: list[float] = setting(
-        PENALTIES, "values tried for C of the linear classifier, and for 1 / alpha of the ridge regression", low=1e-12
+    c_values: list[float] = setting(
+        C_VALUES, "values tried for C of the linear classifier, and for 1 / alpha of the ridge regression", low=1e-12
     )
-    folds: int = setting(5, "parts of the train images, each left out once to choose the penalty", low=2)
+    folds: int = setting(5, "parts of the train images, each left out once to choose C", low=2)
     baselines: bool = setting(False, "add the same network with random weights")
-    jobs: int = setting(0, "cores that fit penalties and read images; 0: all", "cores", 0)
+    jobs: int = setting(0, "cores that try values of C and read images; 0: all", "cores", 0)
     accelerator: str = setting("auto", "kind of device for the activations", choices=("auto", "cpu", "cuda", "mps"))
     seed: int = setting(0, "seed of own splits, of the classifier and of the random weights", low=0)
     out: str | None = setting(None, "run folder (default: runs/tasks-<task>-<hash of the config>)")

@@ -1,8 +1,9 @@
 """How well a linear readout of features tells a class or a number, with its penalty chosen by cross-validation.
 
 What comes in: features of train and test images, and a target. What goes out: accuracies or R² on both, correlations,
-and the penalty. Classes are told by a linear support vector machine, numbers by ridge regression, both scikit-learn's,
-as in the transfer tasks of mouse-vision (Nayebi, Kong et al. 2023, https://doi.org/10.1371/journal.pcbi.1011506).
+and the strength of the penalty. Classes are told by a linear support vector machine, numbers by ridge regression,
+both scikit-learn's, as in the transfer tasks of mouse-vision (Nayebi, Kong et al. 2023,
+https://doi.org/10.1371/journal.pcbi.1011506).
 """
 
 import warnings
@@ -22,9 +23,9 @@ from neural_data.reliability import pearson
 
 @dataclass(frozen=True)
 class Search:
-    """How a penalty is chosen: the values of C, the folds of the train images, processes at a time, and the seed."""
+    """How C is chosen: from which values, on how many folds, by how many processes at a time, and with which seed."""
 
-    penalties: Sequence[float]
+    c_values: Sequence[float]
     folds: int
     jobs: int
     seed: int
@@ -35,15 +36,16 @@ class Readout:
     """What a readout achieves.
 
     `train_acc`, `test_acc` are accuracies (1,) of a classifier, or R² (variables,) of a regression; `train_r`, `test_r`
-    Pearson's r (variables,), NaN for a classifier. `penalty` is C, of a regression 1 / alpha; `validation` the mean score
-    of that penalty on the left-out folds; `converged` whether the classifier's optimisation ended before its limit.
+    Pearson's r (variables,), NaN for a classifier. `c` is the chosen C, of a regression 1 / alpha; `validation` is the
+    mean score with it on the left-out folds; `converged` says whether the classifier's optimisation ended before its
+    limit.
     """
 
     train_acc: np.ndarray
     test_acc: np.ndarray
     train_r: np.ndarray
     test_r: np.ndarray
-    penalty: float
+    c: float
     validation: float
     converged: bool
 
@@ -51,12 +53,12 @@ class Readout:
 def fit_readout(
     train: np.ndarray, train_values: np.ndarray, test: np.ndarray, test_values: np.ndarray, search: Search
 ) -> Readout:
-    """Choose the penalty on the train images, fit all of them with it, and score both.
+    """Choose C on the train images, fit all of them with it, and score both.
 
     Args:
         train, test: features (images, features).
-        train_values, test_values: classes (images,), or numbers (images, variables) that share one penalty.
-        search: how the penalty is chosen.
+        train_values, test_values: classes (images,), or numbers (images, variables) that share one C.
+        search: how C is chosen.
 
     Raises:
         ValueError: a class has fewer train images than there are folds.
@@ -73,26 +75,24 @@ def fit_classifier(
     if fewest < search.folds:
         raise ValueError(f"a class has {fewest} train images, fewer than folds={search.folds}; lower folds")
     machine = LinearSVC(dual="auto", random_state=search.seed)
-    found = chosen(machine, {"C": list(search.penalties)}, train, train_values, search)
+    found = chosen(machine, {"C": list(search.c_values)}, train, train_values, search)
     accuracies = [np.array([np.mean(found.predict(x) == y)]) for x, y in ((train, train_values), (test, test_values))]
     undefined = np.array([np.nan])
     converged = bool(np.max(found.best_estimator_.n_iter_) < machine.max_iter)
-    return Readout(
-        *accuracies, undefined, undefined, found.best_params_["C"], float(found.best_score_), converged
-    )
+    return Readout(*accuracies, undefined, undefined, found.best_params_["C"], float(found.best_score_), converged)
 
 
 def fit_regression(
     train: np.ndarray, train_values: np.ndarray, test: np.ndarray, test_values: np.ndarray, search: Search
 ) -> Readout:
-    alphas = [1 / penalty for penalty in search.penalties]
+    alphas = [1 / c for c in search.c_values]
     found = chosen(Ridge(), {"alpha": alphas}, train, train_values, search)
     predicted = [found.predict(features).reshape(len(features), -1) for features in (train, test)]
     pairs = list(zip((train_values, test_values), predicted, strict=True))
     explained = [r2_score(*pair, multioutput="raw_values") for pair in pairs]
     correlations = [pearson(*pair) for pair in pairs]
-    penalty = search.penalties[alphas.index(found.best_params_["alpha"])]
-    return Readout(*explained, *correlations, penalty, float(found.best_score_), True)
+    c = search.c_values[alphas.index(found.best_params_["alpha"])]
+    return Readout(*explained, *correlations, c, float(found.best_score_), True)
 
 
 def chosen(

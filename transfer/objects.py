@@ -51,7 +51,7 @@ def open_objects(
         ValueError: it is no HDF5 file, lacks a field (those that it has are listed), or a split does not fit it.
     """
     file = open_hdf5(path)
-    meta = {name: values for name, values in read_meta(file, path).items()}
+    meta = read_meta(file, path)
     images = file["images"]
     check_images(images, meta, path)
     scale = 255.0 if images.dtype.kind == "f" and np.max(images[: min(len(images), 64)]) <= 1 else 1.0
@@ -166,7 +166,9 @@ def read_splits(path: Path, images: int) -> dict[int, tuple[np.ndarray, np.ndarr
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
     except (ValueError, OSError, TypeError, AttributeError) as error:
-        raise ValueError(f"split_file {path} cannot be read without running code that it may hold; {CONVERT}") from error
+        raise ValueError(
+            f"split_file {path} cannot be read without running code that it may hold; {CONVERT}"
+        ) from error
     numbers = sorted(int(name[6:]) for name in arrays if name.startswith("train_") and name[6:].isdigit())
     if not numbers:
         raise ValueError(f"split_file {path} has no train_0, test_0, ...; found: {', '.join(arrays) or 'nothing'}")
@@ -179,19 +181,19 @@ def check_split(path: Path, number: int, arrays: dict[str, np.ndarray], images: 
     train, test = arrays[f"train_{number}"], arrays[f"test_{number}"]
     for name, rows in (("train", train), ("test", test)):
         if rows.ndim != 1 or rows.dtype.kind not in "ui" or not len(rows):
-            raise ValueError(f"split_file {path}: {name}_{number} must be a list of rows, found {rows.dtype} {rows.shape}")
+            raise ValueError(
+                f"split_file {path}: {name}_{number} must be a list of rows, found {rows.dtype} {rows.shape}"
+            )
         if rows.min() < 0 or rows.max() >= images:
             raise ValueError(
-                f"split_file {path}: {name}_{number} has rows {rows.min()} to {rows.max()}, and there are {images:,} images"
+                f"split_file {path}: {name}_{number} has rows {rows.min()} to {rows.max()} of {images:,} images"
             )
     if both := np.intersect1d(train, test).tolist():
         raise ValueError(f"split_file {path}: image {both[0]} is both in train_{number} and in test_{number}")
     return train, test
 
 
-def content_digest(
-    path: Path, meta: dict[str, np.ndarray], splits: dict[int, tuple[np.ndarray, np.ndarray]]
-) -> str:
+def content_digest(path: Path, meta: dict[str, np.ndarray], splits: dict[int, tuple[np.ndarray, np.ndarray]]) -> str:
     """SHA-256 of the properties and splits, and of the file's length, which stands for its images."""
     digest = hashlib.sha256(str(path.stat().st_size).encode())
     for name, values in sorted(meta.items()):

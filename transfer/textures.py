@@ -1,7 +1,7 @@
 """Describable Textures: 5640 photographs of 47 textures, with ten published splits.
 
-What comes in: the folder `dtd` as it is unpacked, `images/<class>/*.jpg` and `labels/{train,val,test}<split>.txt` with a
-line `<class>/<file>` for each image. What goes out: `TaskData` with one target, the class; of each split, train and
+What comes in: the folder `dtd` as it is unpacked, `images/<class>/*.jpg` and `labels/{train,val,test}<split>.txt` with
+a line `<class>/<file>` for each image. What goes out: `TaskData` with one target, the class; of each split, train and
 validation images together are the train images, as mouse-vision has it. Source: Cimpoi et al. 2014, CVPR,
 https://www.robots.ox.ac.uk/~vgg/data/dtd.
 """
@@ -52,7 +52,9 @@ def read_lists(folder: Path) -> dict[int, dict[str, list[str]]]:
     labels = folder / "labels"
     if not labels.is_dir():
         raise FileNotFoundError(f"{folder} is not the folder of DTD: it has no labels/ (nor images/ and labels/ below)")
-    numbers = sorted(int(found[1]) for path in labels.iterdir() if (found := re.fullmatch(r"train(\d+).txt", path.name)))
+    numbers = sorted(
+        int(found[1]) for path in labels.iterdir() if (found := re.fullmatch(r"train(\d+).txt", path.name))
+    )
     if not numbers:
         raise FileNotFoundError(f"{labels} has no train1.txt, val1.txt, test1.txt to train2.txt, ...")
     return {number: {part: read_list(labels / f"{part}{number}.txt") for part in PARTS} for number in numbers}

@@ -15,7 +15,9 @@ from torch.utils.flop_counter import FlopCounterMode
 def multiply_adds(model: nn.Module, input_size: int) -> int:
     """Multiply-adds of one image of `input_size` x `input_size` pixels in evaluation mode."""
     image = torch.zeros(1, 3, input_size, input_size, device="meta")
+    # The counter hooks gradients, and fails at a view of a parameter, which under no_grad has no gradient function.
+    copied = copy.deepcopy(model).to("meta").eval().requires_grad_(False)
     counter = FlopCounterMode(display=False)
     with counter, torch.no_grad():
-        copy.deepcopy(model).to("meta").eval()(image)
+        copied(image)
     return counter.get_total_flops() // 2

@@ -448,11 +448,19 @@ def test_depth_is_cropped_like_the_image_and_resized_to_the_nearest_pixel(data, 
     top, left = data.draw(st.integers(0, height - crop_height)), data.draw(st.integers(0, width - crop_width))
     depth = torch.arange(height * width).reshape(1, 1, height, width)
     cut = depth[:, :, top : top + crop_height, left : left + crop_width]
-    # In double precision and with whole numbers, torch's own rounding of the scale moves no pixel.
-    expected = torch.nn.functional.interpolate(cut.double(), (size, size), mode="nearest-exact")[:, 0].float()
-    crop = torch.tensor([[top, left, crop_height, crop_width]]).double()
-    assert torch.equal(resample_nearest(depth, crop, size, torch.tensor([False])), expected)
-    assert torch.equal(resample_nearest(depth, crop, size, torch.tensor([True])), expected.flip(2))
+    expected = torch.nn.functional.interpolate(cut.float(), (size, size), mode="nearest-exact")[:, 0]
+    crop, flip = torch.tensor([[top, left, crop_height, crop_width]]).double(), torch.tensor([False])
+    found = resample_nearest(depth, crop, size, flip)
+    assert torch.equal(resample_nearest(depth, crop, size, ~flip), found.flip(2))
+    # Exactly between two pixels torch's rounding decides; ours is exact, which the next test has an example of.
+    rows, columns = ((2 * torch.arange(size) + 1) * length % (2 * size) != 0 for length in (crop_height, crop_width))
+    assert torch.equal(found[:, rows][:, :, columns], expected[:, rows][:, :, columns])
+
+
+def test_depth_exactly_between_two_pixels_is_that_of_the_latter():
+    depth = torch.arange(20).reshape(1, 1, 2, 10)
+    found = resample_nearest(depth, torch.tensor([[0, 0, 2, 10]]), 1, torch.tensor([False]))
+    assert found.tolist() == [[[15]]]
 
 
 def test_depth_of_each_image_has_its_own_crop_and_is_0_outside():

@@ -276,3 +276,8 @@ def test_an_unknown_form_is_one_line():
         ValueError, match="form must be one of single_stream, dual_stream, six_stream, found 'two_stream'"
     ):
         hour_glass("two_stream")
+
+
+def test_a_negative_length_of_the_code_is_one_line():
+    with pytest.raises(ValueError, match=r"compressed must be 0 \(no linear layers\) or above, found -1$"):
+        hour_glass("single_stream", compressed=-1)

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from pretrain.models.multi_stream import (
     AREAS,
@@ -163,6 +164,32 @@ def test_published_means_and_deviations_of_every_area(published, mouse_vision, k
         assert list(found[layer].shape) == expected["layer_shapes"].get(layer, expected["final_shape"])
 
 
+@pytest.mark.parametrize(
+    ("form", "arguments", "parameters", "keys"),
+    [
+        ("single_stream", NO_CLASSES, 2_029_632, 35),
+        ("dual_stream", NO_CLASSES, 5_806_848, 77),
+        ("six_stream", NO_CLASSES, 16_780_800, 189),
+        ("single_stream", {}, 11_246_632, 37),
+        ("dual_stream", {}, 24_239_848, 79),
+        ("six_stream", {}, 35_213_800, 191),
+        ("dual_stream", POOLED_SKIP, 23_972_200, 24),
+        ("dual_stream", {"norm": "none"}, 24_234_344, 24),
+        ("six_stream", POOLED_SKIP, 34_937_448, 56),
+        ("six_stream", {"norm": "none"}, 35_199_592, 56),
+        ("dual_stream", POOLED_SKIP | VISPOR_ONLY, 14_756_200, 24),
+        ("dual_stream", {"norm": "none"} | VISPOR_ONLY, 15_018_344, 24),
+        ("six_stream", POOLED_SKIP | VISPOR_ONLY, 25_721_448, 56),
+        ("six_stream", {"norm": "none"} | VISPOR_ONLY, 25_983_592, 56),
+    ],
+)
+def test_parameter_and_key_counts_as_described(form, arguments, parameters, keys):
+    with torch.device("meta"):
+        model = FORMS[form](**arguments)
+    assert sum(parameter.numel() for parameter in model.parameters()) == parameters
+    assert len(model.state_dict()) == keys
+
+
 def test_edges_are_made_in_the_published_order():
     assert list(on_meta("simplified_mousenet_single_stream").model_layers) == [
         "input_VISp", "VISp_ventral", "VISp_VISpor", "ventral_VISpor",
@@ -223,6 +250,53 @@ def test_an_area_is_the_sum_of_its_edges_and_the_output_is_vispor_then_visam(arg
     assert found.keys() == expected.keys()
     for layer in expected:
         torch.testing.assert_close(found[layer], expected[layer])
+
+
+def written_out(state: dict[str, Tensor], images: Tensor, streams: tuple, outputs: tuple) -> dict[str, Tensor]:
+    """The published forward pass with batch norm and 3 x 3 skips, in evaluation mode."""
+
+    def block(edge: str, number: int, given: Tensor, **placed: int) -> Tensor:
+        """Convolution number `number` of an edge, the norm after it and a ReLU."""
+        one, two = (f"model_layers.{edge}.{place}" for place in (number, number + 1))
+        convolved = F.conv2d(given, state[f"{one}.weight"], state[f"{one}.bias"], **placed)
+        mean, variance = state[f"{two}.running_mean"], state[f"{two}.running_var"]
+        return F.relu(F.batch_norm(convolved, mean, variance, state[f"{two}.weight"], state[f"{two}.bias"]))
+
+    found = {"VISp": F.max_pool2d(block("input_VISp", 0, images, stride=4, padding=2), 3, 2)}
+    for stream in streams:
+        middle = F.max_pool2d(block(f"VISp_{stream}", 0, found["VISp"], padding=2), 3, 2)
+        found[stream] = block(f"VISp_{stream}", 4, middle, padding=1)
+    for output in outputs:
+        found[output] = block(f"VISp_{output}", 0, found["VISp"], stride=2)
+        for stream in streams:
+            found[output] = found[output] + block(f"{stream}_{output}", 0, found[stream], padding=1)
+    read_out = torch.cat([found[output] for output in outputs], 1)
+    return found | {"output": F.adaptive_avg_pool2d(read_out, 6).flatten(1)}
+
+
+@pytest.mark.parametrize(
+    ("form", "streams", "outputs"),
+    [
+        ("single_stream", ("ventral",), ("VISpor",)),
+        ("dual_stream", ("ventral", "dorsal"), ("VISpor", "VISam")),
+        ("six_stream", ("VISl", "VISrl", "VISal", "VISli", "VISpm", "VISpl"), ("VISpor", "VISam")),
+    ],
+)
+def test_activations_and_gradients_are_those_of_the_pass_written_out(form, streams, outputs, keyed_fill):
+    model = keyed_fill(FORMS[form](num_classes=0)).eval().double()
+    images = torch.randn(2, 3, 44, 44, dtype=torch.float64)
+    found = hooked(model, images, FIT_LAYERS[form])
+    expected = written_out(dict(model.named_parameters()) | dict(model.named_buffers()), images, streams, outputs)
+    assert set(found) == set(expected)
+    for name, values in expected.items():
+        torch.testing.assert_close(found[name], values, msg=name)
+    weighting = torch.randn_like(expected["output"])
+    gradients = [
+        torch.autograd.grad((values["output"] * weighting).sum(), list(model.parameters()))
+        for values in (found, expected)
+    ]
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other)
 
 
 def test_a_sum_leaves_its_summands_as_they_were():

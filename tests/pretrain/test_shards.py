@@ -473,8 +473,8 @@ def test_depth_lies_as_its_image_does_where_exif_turns_the_image(orientation):
 @pytest.mark.parametrize(
     ("depth", "line"),
     [
-        (None, "no depth image of this name"),
-        (b"", "no depth image of this name"),
+        (None, "the image has none, neither by its name nor in its row"),
+        (b"", "the image has none, neither by its name nor in its row"),
         (b"no image", "depth: UnidentifiedImageError"),
         (depth_png(np.zeros((40, 40), np.uint8))[:60], "depth: "),
         (depth_png(np.zeros((60, 40), np.uint8)), "40 x 60 pixels are not the shape of the image, 60 x 40"),
