@@ -5,6 +5,7 @@ What comes in: a `PretrainConfig`. What goes out: the run folder with `config.ya
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -27,7 +28,7 @@ from pretrain.probe import Probe
 from pretrain.progress import say
 from pretrain.run_folder import RunFolder, open_run
 from pretrain.stream import EpochBatches, ShardSet, load_batches, open_shards
-from pretrain.views import ViewMaker
+from pretrain.views import ViewMaker, require_possible
 
 SHEET_IMAGES = 8
 
@@ -92,8 +93,15 @@ def require_consistent(config: PretrainConfig) -> None:
         raise ValueError(f"optimizer.warmup_epochs={rates.warmup_epochs} must be fewer than epochs={config.epochs}")
 
 
+def wanted(config: PretrainConfig) -> Wants:
+    """What the objective wants of each image; the number of local views is an argument of some."""
+    wants = known_objective(config.objective).wants
+    return replace(wants, local_views=config.objective_args.get("local_views", wants.local_views))
+
+
 def require_wanted(config: PretrainConfig, wants: Wants, train: ShardSet) -> None:
-    """Fail where the objective wants of each image what the shards do not have."""
+    """Fail where the objective wants of each image what the shards, or the keys of its views, do not give."""
+    require_possible(config.views, wants)
     if wants.label and not train.labels:
         raise ValueError(
             f"objective={config.objective} wants a class of each image, and {train.folder} has none; write shards from "
@@ -132,12 +140,14 @@ def backbone_spec(config: PretrainConfig) -> BackboneSpec:
 
 def build_objective(config: PretrainConfig, spec: BackboneSpec, train: ShardSet) -> Objective:
     """The backbone, with its initial weights, inside the objective."""
-    require_wanted(config, known_objective(config.objective).wants, train)
+    require_wanted(config, wanted(config), train)
     torch.manual_seed(derived_seed(config.seed, "weights"))
     backbone = create_model(spec.name, **spec.args)
     # Before the objective is made, because some copy the backbone as their teacher.
     if config.initial_weights:
         load_matching(backbone, config.initial_weights)
+    elif config.objective == "linear_readout":
+        say("WARNING: initial_weights is not set, so the readout is of a backbone with random weights")
     return create_objective(
         config.objective,
         backbone,
@@ -214,7 +224,7 @@ def draw_views(config: PretrainConfig, path: Path) -> Path:
     """A contact sheet of what a pretraining with this config sees of a few images; returns its path."""
     require_consistent(config)
     train = open_shards(config.data.shards)
-    wants = known_objective(config.objective).wants
+    wants = wanted(config)
     require_wanted(config, wants, train)
     batch = next(load_batches(EpochBatches(train, batch_size=SHEET_IMAGES, drop_last=False), workers=0))
     plain = BackboneSpec(config.model, {}, config.views.size, [0.0] * 3, [1.0] * 3)

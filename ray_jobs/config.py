@@ -35,6 +35,7 @@ class ModelsConfig:
     """Which models to list."""
 
     pattern: str = setting("*", "names to list, with `*` and `?` as wildcards")
+    aliases: bool = setting(False, "list mouse-vision's own names for the networks beside ours")
 
 
 @dataclass

@@ -210,7 +210,7 @@ def models(config: ModelsConfig) -> None:
     from pretrain.models import create_model, model_info
     from pretrain.models.multiply_adds import multiply_adds
 
-    names = matching_models(config.pattern)
+    names = matching_models(config.pattern, config.aliases)
     shown = Table(box=None, pad_edge=False)
     shown.add_column("model", no_wrap=True)
     for heading in ("input", "parameters", "multiply-adds"):
@@ -231,8 +231,11 @@ def models(config: ModelsConfig) -> None:
     Console().print(shown)
 
 
-def matching_models(pattern: str) -> list[str]:
-    """Names of our backbones that match; else those of mouse-vision; timm's where the pattern begins with `timm/`."""
+def matching_models(pattern: str, aliases: bool = False) -> list[str]:
+    """Names of our backbones that match; timm's where the pattern begins with `timm/`.
+
+    Names that mouse-vision uses are listed with `aliases`, or where none of ours matches.
+    """
     from pretrain.models import TIMM_PREFIX, list_aliases, list_models
 
     if pattern.startswith(TIMM_PREFIX):
@@ -240,7 +243,9 @@ def matching_models(pattern: str) -> list[str]:
 
         names = [TIMM_PREFIX + name for name in timm.list_models(pattern.removeprefix(TIMM_PREFIX))]
     else:
-        names = fnmatch.filter(list_models(), pattern) or fnmatch.filter(list_aliases(), pattern)
+        names = fnmatch.filter(list_models(), pattern)
+        if aliases or not names:
+            names = [*names, *fnmatch.filter(list_aliases(), pattern)]
     if not names:
         ours = ", ".join(list_models())
         raise ValueError(

@@ -84,7 +84,7 @@ def with_mirrors(
 MODELS: dict[str, tuple[Callable[..., nn.Module], ModelInfo]] = {
     **published("alexnet", alexnet.AlexNet, alexnet.FIT_LAYERS),
     **published("alexnet_bn", partial(alexnet.AlexNet, batch_norm=True), alexnet.FIT_LAYERS_BN),
-    **published("alexnet_edges", alexnet.AlexNetEdges, tuple(f"model_layers.{edge}" for edge in alexnet.EDGES)),
+    **published("alexnet_edges", alexnet.AlexNetEdges, alexnet.EDGES_FIT_LAYERS),
     **published(
         "alexnet_rotnet", alexnet.RotNetAlexNet, alexnet.ROTNET_FIT_LAYERS, input_size=224, classifier=False
     ),
@@ -150,7 +150,9 @@ def model_info(name: str) -> ModelInfo:
     with torch.device("meta"):
         left = dict(create_model(name).named_modules())
     layers = tuple(layer for layer in info.fit_layers if layer in left)
-    return replace(info, name=name, input_size=ALIASES[name].input_size, fit_layers=layers)
+    alias = ALIASES[name]
+    views = {"input_size": alias.input_size, "resize": alias.resize, "crop": alias.crop}
+    return replace(info, name=name, fit_layers=layers, **views)
 
 
 def feature_size(backbone: nn.Module, input_size: int) -> int:

@@ -36,6 +36,7 @@ ROTNET_FIT_LAYERS = (*FIT_LAYERS_BN[:5], "classifier.2", "classifier.5")
 EDGES = (
     "input_pool1", "pool1_pool2", "pool2_conv3", "conv3_conv4", "conv4_pool5", "pool5_fc1", "fc1_fc2", "fc2_fc3",
 )  # fmt: skip
+EDGES_FIT_LAYERS = tuple(f"model_layers.{edge}" for edge in EDGES[:-1])
 
 
 class AlexNet(nn.Module):
@@ -99,9 +100,7 @@ def convolutions(batch_norm: bool, stages: int = 5) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-def classifier(
-    features: int, hidden_layers: int, num_classes: int, batch_norm: bool, dropout: float
-) -> nn.Sequential:
+def classifier(features: int, hidden_layers: int, num_classes: int, batch_norm: bool, dropout: float) -> nn.Sequential:
     """Hidden linear layers, and the last one where classes are wanted."""
     layers: list[nn.Module] = []
     widths = (features, *[HIDDEN] * hidden_layers)

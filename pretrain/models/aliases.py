@@ -1,8 +1,8 @@
 """Names under which mouse-vision's users know its networks: every constructor, and every published file.
 
 What comes in: nothing. What goes out: `ALIASES`, from each name to one of our models, the arguments that make exactly
-that network, and the side of its input in pixels. Source: mouse-vision (Nayebi, Kong et al. 2023,
-https://doi.org/10.1371/journal.pcbi.1011506), its constructors and README.
+that network, and the sides in pixels of its input and of the views before it. Source: mouse-vision (Nayebi, Kong et
+al. 2023, https://doi.org/10.1371/journal.pcbi.1011506), its constructors and README.
 """
 
 from dataclasses import dataclass, field
@@ -14,11 +14,17 @@ FULL_SIZE = 224
 
 @dataclass(frozen=True)
 class Alias:
-    """A model of ours with these arguments and this input size is the network of that name."""
+    """A model of ours with these arguments is the network of that name.
+
+    It is evaluated on images of which the short side is resized to `resize`, the central `crop` is cut out, and that
+    is resized to `input_size`, all in pixels.
+    """
 
     model: str
     args: dict[str, Any] = field(default_factory=dict)
     input_size: int = PUBLISHED_SIZE
+    resize: int = 256
+    crop: int = FULL_SIZE
 
 
 NO_CLASSES = {"num_classes": 0}
@@ -38,7 +44,7 @@ def alexnets() -> dict[str, Alias]:
         "alexnet_64x64_input_pool_6_with_ir_transforms": Alias("alexnet"),
         "alexnet_64x64_input_pool_1": Alias("alexnet", {"pool_size": 1}),
         "alexnet_ir_64x64_input_pool_6": Alias("alexnet", NO_CLASSES),
-        "alexnet_relative_location": Alias("alexnet", {"hidden_layers": 1, "num_classes": 0}),
+        "alexnet_relative_location": Alias("alexnet", {"hidden_layers": 1, "num_classes": 0}, resize=292, crop=255),
         "alexnet_64x64_rl_scratch_truncated": Alias("alexnet", {"stages": 4, "pool_size": 0}),
         "alexnet_64x64_input_dict": Alias("alexnet_edges"),
         "alexnet_rotnet_transfer": Alias("alexnet_rotnet", {"transfer": True}, FULL_SIZE),

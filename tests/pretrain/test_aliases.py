@@ -79,6 +79,40 @@ def test_input_sizes_follow_the_name():
     assert model_info("dual_stream_ir").input_size == 64
 
 
+def test_input_sizes_are_those_of_the_published_constructors(mouse_vision):
+    published = json.loads((mouse_vision / "param_counts.json").read_text())["models"]
+    for name in set(published) & set(ALIASES):
+        assert model_info(name).input_size == published[name]["input"], name
+
+
+def test_only_relative_location_has_an_evaluation_transform_of_its_own():
+    others = {name: (info.resize, info.crop) for name in list_aliases() if (info := model_info(name))}
+    assert others.pop("alexnet_relative_location") == (292, 255)
+    assert set(others.values()) == {(256, 224)}
+
+
+def test_there_is_no_name_beyond_the_published_constructors_and_files(mouse_vision):
+    published = json.loads((mouse_vision / "param_counts.json").read_text())["models"]
+    files = {"alexnet_bn_ir", "dual_stream_ir", "six_stream_simclr", "shi_mousenet_ir", "shi_mousenet_vispor5_ir"}
+    assert set(ALIASES) | {"alexnet", "alexnet_bn", "alexnet_rotnet"} == set(published) | files
+
+
+@pytest.mark.parametrize(
+    ("name", "layers"),
+    [
+        ("alexnet_two_64x64", "2 5"),
+        ("alexnet_three_64x64", "2 5 7"),
+        ("alexnet_four_64x64", "2 5 7 9"),
+        ("alexnet_five_64x64", "2 5 7 9 12"),
+        ("alexnet_64x64_rl_scratch_truncated", "2 5 7 9"),
+    ],
+)
+def test_fit_layers_of_shortened_networks_as_described(name, layers):
+    assert model_info(name).fit_layers == tuple(f"features.{number}" for number in layers.split())
+    six = model_info("alexnet_six_64x64").fit_layers
+    assert six == (*model_info("alexnet_five_64x64").fit_layers, "classifier.2")
+
+
 def test_arguments_go_over_those_of_the_alias():
     assert create_model("alexnet_64x64_input_pool_1", num_classes=0)(torch.zeros(2, 3, 64, 64)).shape == (2, 4096)
 

@@ -24,3 +24,37 @@ def test_the_model_itself_is_left_as_it_was():
     assert multiply_adds(model, 8) == 4 * 3 * 9 * 36 + 4 * 36 * 5
     assert model.training
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+class QueriedPool(nn.Module):
+    """A linear layer whose input is a parameter, stretched over the batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.query = nn.Parameter(torch.ones(1, 4))
+        self.project = nn.Linear(4, 5)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.project(self.query.expand(len(images), -1))
+
+
+def test_a_parameter_can_be_a_layers_input():
+    model = QueriedPool()
+    assert multiply_adds(model, 8) == 4 * 5
+    assert model.query.requires_grad
+
+
+def test_a_vision_transformer_by_hand():
+    with torch.device("meta"):
+        model = create_model("timm/vit_tiny_patch16_224", num_classes=0, input_size=64)
+    width, patches = 192, (64 // 16) ** 2
+    tokens = patches + 1
+    block = 3 * tokens * width**2 + 2 * tokens**2 * width + tokens * width**2 + 8 * tokens * width**2
+    assert multiply_adds(model, 64) == patches * 3 * 16**2 * width + 12 * block
+
+
+def test_an_hour_glass_is_counted_with_its_mirror():
+    with torch.device("meta"):
+        encoder, whole = create_model("single_stream", num_classes=0), create_model("single_stream_depth")
+    # A convolution and its mirror join the same places by the same weights.
+    assert multiply_adds(whole, 64) == 2 * multiply_adds(encoder, 64) > 0

@@ -318,7 +318,7 @@ def test_labels_that_are_missing_are_said_before_training(tiny_config, tmp_path,
         "batch_size": 4,
     }
     with pytest.raises(
-        ValueError, match="objective=supervised wants a class of each image, and .* has none; write shards"
+        ValueError, match=r"objective=supervised wants a class of each image, and .* has none; write shards"
     ):
         pretrain(tiny_config(tmp_path / "run", keys))
     assert not (tmp_path / "run").exists()

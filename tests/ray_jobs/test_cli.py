@@ -100,6 +100,52 @@ def test_what_a_run_raises_becomes_a_line_and_a_code(
     assert outcome(capsys, "report") == (code, "", f"murine report: {line}\n")
 
 
+def rows(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *words: str) -> dict[str, str]:
+    """Lines of the table that `murine models` prints, by the name of the model."""
+    monkeypatch.setenv("COLUMNS", "1000")
+    code, text, complaint = outcome(capsys, "models", *words)
+    assert (code, complaint) == (0, "")
+    return {line.split()[0]: " ".join(line.split()[1:]) for line in text.splitlines()[1:]}
+
+
+def test_models_says_what_a_network_is_and_costs(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert rows(capsys, monkeypatch, "single_stream") == {
+        "single_stream": "64 11,246,632 44.8 M VISp ventral VISpor Nayebi 2023, "
+        "https://doi.org/10.1371/journal.pcbi.1011506"
+    }
+
+
+@pytest.mark.parametrize("words", [["single_str*"], ["pattern=single_str*"]])
+def test_models_takes_a_pattern_with_or_without_its_key(
+    words: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert list(rows(capsys, monkeypatch, *words)) == [
+        "single_stream", "single_stream_autoencoder", "single_stream_depth",
+    ]  # fmt: skip
+
+
+def test_models_lists_mouse_visions_names_where_asked_or_where_no_name_of_ours_matches(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert list(rows(capsys, monkeypatch, "resnet50*")) == ["resnet50"]
+    beside = rows(capsys, monkeypatch, "resnet50*", "aliases=true")
+    assert list(beside) == ["resnet50", "resnet50_barlow_twins", "resnet50_ir_64x64", "resnet50_ir_preavgpool_64x64"]
+    assert beside["resnet50_ir_64x64"].startswith("64 23,508,032 ")
+    assert list(rows(capsys, monkeypatch, "*_ir_preavgpool_64x64")) == [
+        "resnet18_ir_preavgpool_64x64", "resnet50_ir_preavgpool_64x64",
+    ]  # fmt: skip
+    assert rows(capsys, monkeypatch, "timm/test_resnet")["timm/test_resnet"].startswith("160 469,688 ")
+
+
+def test_models_of_which_no_name_matches_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    code, text, complaint = outcome(capsys, "models", "nonesuch*")
+    assert (code, text) == (2, "")
+    assert complaint.startswith("murine models: no model matches 'nonesuch*'; ours: alexnet, ")
+    assert complaint.count("\n") == 1
+
+
 @pytest.mark.parametrize(("error", "code"), [(ValueError("wrong"), 2), (RuntimeError("broken"), 1)])
 def test_debug_gives_the_traceback(
     verbs: types.ModuleType, capsys: pytest.CaptureFixture[str], error: Exception, code: int

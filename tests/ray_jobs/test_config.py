@@ -14,7 +14,6 @@ from ray_jobs.config import VERBS, SweepConfig, compose, compose_mapping, list_r
 from ray_jobs.keys import ConfigError, Key, all_keys
 
 
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("recipes")

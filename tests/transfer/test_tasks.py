@@ -27,7 +27,7 @@ from transfer.tasks import image_batches, task_layers, tasks
 from transfer.textures import open_textures
 
 MODEL = "timm/test_resnet"
-GRID = [1e-3, 1e-1, 1e1]
+GRID = [1e-4, 1e-1, 1e2]
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def texture(name: str, rng: np.random.Generator) -> np.ndarray:
     y, x = np.mgrid[:60, :80] + rng.uniform(0, 20, 2)[:, None, None]
     noise = rng.normal(size=(60, 80))
     pattern = {"stripes": np.sin(x / 2), "dots": 2 * (np.hypot(y % 20 - 10, x % 20 - 10) < 6) - 1, "noise": noise}[name]
-    grey = 128 + rng.uniform(60, 90) * pattern + 8 * noise
+    grey = 128 + rng.uniform(30, 80) * pattern + 20 * rng.normal(size=(60, 80))
     return np.repeat(grey.clip(0, 255).astype(np.uint8)[..., None], 3, 2)
 
 
@@ -89,7 +89,7 @@ def test_textures_are_told_apart(textures_run):
     assert list(keys) == list(product(("trained", "random"), ("layer1", "layer4"), (1, 2)))
     trained, random = (table[table["model"] == model]["validation"].to_list() for model in ("trained", "random"))
     assert trained != random
-    assert table["test_acc"].min() > 0.75
+    assert (table.loc[table["layer"] == "layer4", "test_acc"] > 0.9).all()
     assert table["test_acc"].mean() > 0.9
     assert (table["train_acc"] >= table["test_acc"]).mean() > 0.5
     facts = table[["target", "variable", "train_images", "test_images", "classes", "components"]].drop_duplicates()
@@ -103,22 +103,24 @@ def test_textures_are_told_apart(textures_run):
 def test_the_numbers_are_those_of_scikit_learn_by_hand(textures_run, dtd):
     table = pd.read_parquet(Path(textures_run.out) / "tasks.parquet").set_index(["model", "layer", "split"])
     trained = load_trained_backbone(textures_run.checkpoint)
+    torch.manual_seed(textures_run.seed)
+    models = {"trained": trained.backbone, "random": create_model(MODEL, num_classes=0)}
     data = open_textures(dtd)
     inputs = torch.cat([prepare_stimuli(data.read(row)[None], trained.spec) for row in range(data.count)])
-    features = stimulus_features(trained.backbone, inputs, textures_run.layers)
     classes = data.targets[0].values
-    for layer in textures_run.layers:
-        for split, (train, test) in data.splits.items():
-            reduce = PCA(12, svd_solver="full").fit(features[layer][train].astype(np.float64))
-            of_train, of_test = (reduce.transform(features[layer][rows].astype(np.float64)) for rows in (train, test))
-            found = GridSearchCV(LinearSVC(dual="auto", random_state=0), {"C": GRID}, cv=3)
-            found.fit(of_train, classes[train])
-            row = table.loc[("trained", layer, split)]
-            assert row["C"] == found.best_params_["C"]
-            assert row["validation"] == pytest.approx(found.best_score_)
-            assert row["train_acc"] == pytest.approx(found.score(of_train, classes[train]))
-            assert row["test_acc"] == pytest.approx(found.score(of_test, classes[test]))
-            assert row["features"] == features[layer].shape[1]
+    for model, layer, split in table.index:
+        train, test = data.splits[split]
+        features = stimulus_features(models[model], inputs, [layer])[layer].astype(np.float64)
+        reduce = PCA(12, svd_solver="full").fit(features[train])
+        of_train, of_test = reduce.transform(features[train]), reduce.transform(features[test])
+        found = GridSearchCV(LinearSVC(dual="auto", random_state=0), {"C": GRID}, cv=3).fit(of_train, classes[train])
+        row = table.loc[(model, layer, split)]
+        assert row["C"] == found.best_params_["C"]
+        assert row["validation"] == pytest.approx(found.best_score_)
+        assert row["train_acc"] == pytest.approx(found.score(of_train, classes[train]))
+        assert row["test_acc"] == pytest.approx(found.score(of_test, classes[test]))
+        assert row["features"] == features.shape[1]
+    assert table["C"].nunique() > 1
 
 
 def test_a_finished_readout_is_read_back_and_a_missing_one_is_made_again(textures_run, monkeypatch):
