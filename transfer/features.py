@@ -7,6 +7,7 @@ et al. 2023) resize the short side to 256, crop the central 224, resize to 64, a
 
 import difflib
 from collections.abc import Callable, Sequence
+from functools import cache
 from itertools import chain
 
 import numpy as np
@@ -122,11 +123,21 @@ def prepare_stimuli(stimuli: np.ndarray, spec: BackboneSpec, view: str = "evalua
     images = torch.from_numpy(np.array(stimuli, order="C")).round().clamp(0, 255).to(torch.uint8)
     images = images[:, None] if images.ndim == 3 else images.permute(0, 3, 1, 2)
     if view == "evaluation":
-        info = model_info(spec.name)
-        images = F.center_crop(F.resize(images, [info.resize], antialias=True), [info.crop, info.crop])
+        resize, crop = evaluation_crop(spec.name)
+        images = F.center_crop(F.resize(images, [resize], antialias=True), [crop, crop])
     images = F.resize(images, [spec.input_size, spec.input_size], antialias=True).expand(-1, 3, -1, -1)
     mean, std = (torch.tensor(values)[:, None, None] for values in (spec.mean, spec.std))
     return (images.to(torch.float32) / 255 - mean) / std
+
+
+@cache
+def evaluation_crop(name: str) -> tuple[int, int]:
+    """Pixels that a model's evaluation transform resizes the short side to, and then crops.
+
+    Kept, because the facts about some models take as long to find out as an image to prepare.
+    """
+    info = model_info(name)
+    return info.resize, info.crop
 
 
 def stimulus_features(model: nn.Module, inputs: Tensor, layers: Sequence[str]) -> dict[str, np.ndarray]:

@@ -75,9 +75,7 @@ def with_mirrors(
     return (
         published(name, build, fit_layers, areas=areas)
         | published(f"{name}_autoencoder", partial(hour_glass, name), fit_layers, areas=areas, classifier=False)
-        | published(
-            f"{name}_depth", partial(hour_glass, name, compressed=0), fit_layers, areas=areas, classifier=False
-        )
+        | published(f"{name}_depth", partial(hour_glass, name, compressed=0), fit_layers, areas=areas, classifier=False)
     )
 
 
@@ -85,9 +83,7 @@ MODELS: dict[str, tuple[Callable[..., nn.Module], ModelInfo]] = {
     **published("alexnet", alexnet.AlexNet, alexnet.FIT_LAYERS),
     **published("alexnet_bn", partial(alexnet.AlexNet, batch_norm=True), alexnet.FIT_LAYERS_BN),
     **published("alexnet_edges", alexnet.AlexNetEdges, alexnet.EDGES_FIT_LAYERS),
-    **published(
-        "alexnet_rotnet", alexnet.RotNetAlexNet, alexnet.ROTNET_FIT_LAYERS, input_size=224, classifier=False
-    ),
+    **published("alexnet_rotnet", alexnet.RotNetAlexNet, alexnet.ROTNET_FIT_LAYERS, input_size=224, classifier=False),
     **with_mirrors("single_stream", multi_stream.single_stream, multi_stream.SINGLE_FIT_LAYERS),
     **with_mirrors("dual_stream", multi_stream.dual_stream, multi_stream.DUAL_FIT_LAYERS),
     **with_mirrors("six_stream", multi_stream.six_stream, multi_stream.SIX_FIT_LAYERS),

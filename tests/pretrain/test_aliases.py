@@ -114,7 +114,13 @@ def test_fit_layers_of_shortened_networks_as_described(name, layers):
 
 
 def test_arguments_go_over_those_of_the_alias():
-    assert create_model("alexnet_64x64_input_pool_1", num_classes=0)(torch.zeros(2, 3, 64, 64)).shape == (2, 4096)
+    images = torch.zeros(2, 3, 64, 64, device="meta")
+    with torch.device("meta"):
+        with_classes = create_model("alexnet_bn_ir", num_classes=5)
+        without = create_model("alexnet_64x64_input_pool_1", num_classes=0)
+    assert with_classes(images).shape == (2, 5)
+    assert without(images).shape == (2, 4096)
+    assert without.avgpool.output_size == (1, 1)
 
 
 def test_a_name_that_never_was_lists_the_nearest():

@@ -56,19 +56,31 @@ def patch_written_out(image: Tensor, number: int) -> Tensor:
     return pixels.permute(1, 2, 0).flatten().double()
 
 
+PREFIX_TOKENS = {
+    "a class token": (1, {}),
+    "no class token": (0, {"class_token": False, "global_pool": "avg"}),
+    "class and register tokens": (4, {"reg_tokens": 3}),
+    "tokens without position": (3, {"reg_tokens": 2, "no_embed_class": True}),
+}
+
+
+@pytest.mark.parametrize("kind", PREFIX_TOKENS)
 @pytest.mark.parametrize("normalised", [True, False])
-def test_loss_is_the_squared_error_of_the_hidden_patches_written_out(normalised):
-    objective, images = small(norm_pix_loss=normalised), random_images() * 2 + 1
+def test_loss_is_the_squared_error_of_the_hidden_patches_written_out(normalised, kind):
+    prefix, arguments = PREFIX_TOKENS[kind]
+    objective = small(backbone=transformer(**arguments), norm_pix_loss=normalised)
+    images = random_images(images=3) * 2 + 1
     visible, hidden = objective.draw_masks(len(images), images.device)
     found = objective.reconstruct(images, visible, hidden)["loss"]
     drawn, errors = objective.draw(images, visible, hidden).detach().double(), []
     for image in range(len(images)):
         for place, token in enumerate(hidden[image]):
-            wanted = patch_written_out(images[image], int(token) - 1)
+            wanted = patch_written_out(images[image], int(token) - prefix)
             if normalised:
                 wanted = (wanted - wanted.mean()) / (wanted.var() + 1e-6).sqrt()
             errors += ((drawn[image, place] - wanted) ** 2).tolist()
-    assert len(errors) == 6 * 12 * 3 * PATCH**2
+    assert visible[:, :prefix].tolist() == [list(range(prefix))] * 3
+    assert len(errors) == 3 * 12 * 3 * PATCH**2
     assert found.item() == pytest.approx(sum(errors) / len(errors), rel=1e-5)
 
 
@@ -134,7 +146,8 @@ def test_the_backbone_stays_a_plain_transformer_and_is_saved_once():
 
 
 def test_without_a_mask_the_encoder_is_the_backbone():
-    for arguments in ({}, {"dynamic_img_size": False}, {"name": "test_vit2"}, {"name": "test_vit3"}):
+    kinds = [arguments for _, arguments in PREFIX_TOKENS.values()]
+    for arguments in (*kinds, {"dynamic_img_size": False}, {"name": "test_vit2"}, {"name": "test_vit3"}):
         objective, images = small(backbone=transformer(**arguments)), random_images()
         tokens = objective.encoders[0].encode(images)
         torch.testing.assert_close(tokens, objective.backbone.forward_features(images), **TOLERANCE)
