@@ -9,20 +9,13 @@ of processes changes what an image looks like at a step.
 import torch
 from torch import Tensor
 
-from pretrain.augment import (
-    ViewParameters,
-    draw_parameters,
-    draw_patches,
-    evaluation_view,
-    make_patches,
-    make_view,
-    require_patches_fit,
-    resample_nearest,
-)
+from pretrain.augment import ViewParameters, draw_parameters, evaluation_view, make_view
 from pretrain.checkpoint import BackboneSpec
 from pretrain.config import ViewsConfig
 from pretrain.loop import derived_seed
 from pretrain.objectives.objective import Wants
+from pretrain.patches import draw_patches, make_patches, require_patches_fit
+from pretrain.resample import resample_nearest
 
 
 class ViewMaker:

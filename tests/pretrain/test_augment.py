@@ -1,38 +1,29 @@
-"""Views: every operation equals torchvision's, and every draw has torchvision's distribution."""
+"""Views: the whole chain equals torchvision's, and every draw has torchvision's distribution."""
 
 from dataclasses import fields
 from itertools import permutations
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageFilter, ImageOps
-from scipy.ndimage import correlate1d
-from scipy.stats import ks_2samp, norm
+from PIL import Image
+from scipy.stats import ks_2samp
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from pretrain import augment
 from pretrain.augment import (
     Uniform,
     ViewParameters,
-    blur,
-    blur_weights,
     draw_crops,
     draw_fixed_crops,
     draw_parameters,
-    draw_patches,
     evaluation_view,
-    make_patches,
     make_view,
-    resample,
-    resample_nearest,
-    solarize,
 )
 from pretrain.config import ViewsConfig
+from pretrain.resample import resample
 
 DRAWS = 2000
 SMALLEST_P = 0.001
@@ -43,16 +34,6 @@ MEAN, STD = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.2
 def random_images(count: int, height: int, width: int, seed: int = 0) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(256, (count, 3, height, width), generator=generator, dtype=torch.uint8)
-
-
-def blotches(count: int, side: int) -> list[Image.Image]:
-    """Pictures of random blotches, each about five pixels wide."""
-    coarse = np.random.default_rng(0).integers(0, 256, (count, side // 5, side // 5, 3), np.uint8)
-    return [Image.fromarray(one).resize((side, side), Image.Resampling.BICUBIC) for one in coarse]
-
-
-def to_tensor(picture: Image.Image) -> torch.Tensor:
-    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
 
 
 def uniform(rows: int, seed: int = 0) -> Uniform:
@@ -78,91 +59,12 @@ def whole(images: torch.Tensor) -> torch.Tensor:
     return torch.tensor([[0, 0, *images.shape[2:]]]).expand(len(images), -1)
 
 
-@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
-@settings(deadline=None, max_examples=100)
-@given(data=st.data(), height=st.integers(1, 90), width=st.integers(1, 90), size=st.integers(1, 80), flip=st.booleans())
-def test_resample_equals_torchvisions_resized_crop(interpolation, data, height, width, size, flip):
-    crop_height, crop_width = data.draw(st.integers(1, height)), data.draw(st.integers(1, width))
-    top, left = data.draw(st.integers(0, height - crop_height)), data.draw(st.integers(0, width - crop_width))
-    image = random_images(1, height, width, seed=height * 100 + width)
-    expected = F.resized_crop(
-        image.float() / 255, top, left, crop_height, crop_width, [size, size], v2.InterpolationMode(interpolation), True
-    )
-    if flip:
-        expected = F.hflip(expected)
-    crop = torch.tensor([[top, left, crop_height, crop_width]])
-    found = resample(image, crop, size, torch.tensor([flip]), interpolation) / 255
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
-
-
 def test_bicubic_views_stay_within_black_and_white():
     images = (random_images(4, 20, 20) > 127).byte() * 255
     drawn = parameters(whole(images), interpolation="bicubic")
     unclamped = resample(images, drawn.crop, 50, drawn.flip, "bicubic") / 255
     assert unclamped.min() < -0.05
     torch.testing.assert_close(make_view(images, drawn, 50, *NO_CHANGE), unclamped.clamp(0, 1))
-
-
-@pytest.mark.parametrize("corner", [(-4, -4), (-4, 4), (0, 0), (3, -1), (4, 4)])
-def test_a_crop_that_reaches_outside_is_torchvisions_crop_of_the_image_with_a_black_border(corner):
-    image = random_images(1, 32, 32)
-    top, left = corner
-    expected = F.crop(F.pad(image, [4], fill=0), top + 4, left + 4, 32, 32)
-    crop, flip = torch.tensor([[top, left, 32, 32]]), torch.tensor([False])
-    assert torch.equal(resample(image, crop, 32, flip), expected.float())
-    for size, interpolation in ((64, "bilinear"), (20, "bilinear"), (64, "bicubic")):
-        resized = F.resize(expected.float(), [size, size], v2.InterpolationMode(interpolation), antialias=True)
-        torch.testing.assert_close(resample(image, crop, size, flip, interpolation), resized, rtol=0, atol=2e-3)
-
-
-def test_each_image_of_a_batch_has_its_own_crop_and_flip():
-    images = random_images(6, 40, 50)
-    crop = torch.tensor([[0, 0, 40, 50], [3, 4, 20, 30], [10, 10, 7, 9], [0, 1, 39, 2], [39, 49, 1, 1], [5, 0, 8, 50]])
-    flip = torch.tensor([True, False, True, False, True, True])
-    together = resample(images, crop, 24, flip)
-    for i in range(6):
-        torch.testing.assert_close(
-            together[i : i + 1], resample(images[i : i + 1], crop[i : i + 1], 24, flip[i : i + 1])
-        )
-
-
-def test_padding_is_never_seen():
-    images = random_images(1, 30, 20)
-    padded = torch.full((1, 3, 64, 64), 255, dtype=torch.uint8)
-    padded[:, :, :30, :20] = images
-    for crop in ([0, 0, 30, 20], [10, 5, 20, 15]):
-        crop, flip = torch.tensor([crop]), torch.tensor([False])
-        torch.testing.assert_close(resample(padded, crop, 16, flip), resample(images, crop, 16, flip))
-
-
-@settings(deadline=None, max_examples=40)
-@given(factor=st.floats(0, 2), seed=st.integers(0, 1000))
-def test_brightness_contrast_and_saturation_equal_torchvisions(factor, seed):
-    image = random_images(1, 12, 13, seed).float() / 255
-    strength = torch.tensor([factor]).reshape(1, 1, 1, 1)
-    for ours, theirs in (
-        (augment.scale_brightness, F.adjust_brightness),
-        (augment.scale_contrast, F.adjust_contrast),
-        (augment.scale_saturation, F.adjust_saturation),
-    ):
-        torch.testing.assert_close(ours(image, strength), theirs(image, factor), rtol=0, atol=1e-5)
-
-
-@settings(deadline=None, max_examples=60)
-@given(shift=st.floats(-0.5, 0.5), seed=st.integers(0, 1000), palette=st.sampled_from(["any", "grey", "pure"]))
-def test_hue_equals_torchvisions(shift, seed, palette):
-    image = random_images(1, 12, 13, seed).float() / 255
-    if palette == "grey":
-        image = image[:, :1].expand(-1, 3, -1, -1).contiguous()
-    if palette == "pure":
-        image = image.round()
-    found = augment.shift_hue(image, torch.tensor([shift]).reshape(1, 1, 1, 1))
-    torch.testing.assert_close(found, F.adjust_hue(image, shift), rtol=0, atol=1e-5)
-
-
-def test_grey_is_torchvisions():
-    image = random_images(4, 12, 13).float() / 255
-    torch.testing.assert_close(augment.luma(image), F.rgb_to_grayscale(image), rtol=0, atol=1e-6)
 
 
 def torchvisions_view(image: torch.Tensor, drawn: ViewParameters, i: int, size: int) -> torch.Tensor:
@@ -349,177 +251,24 @@ def tensors_of(drawn: object) -> list[str]:
 
 
 @pytest.mark.parametrize("world", [2, 3])
-@pytest.mark.parametrize("draw", ["area", "fixed", "local", "patches"])
+@pytest.mark.parametrize("draw", ["area", "fixed", "local"])
 def test_processes_draw_what_one_process_would(world, draw):
     sizes = torch.randint(70, 100, (12, 2), generator=torch.Generator().manual_seed(0))
     config = ViewsConfig(
-        size=20,
         blur_probability=[0.5],
         solarize_probability=[0.5],
         crop_side=0.5 if draw == "fixed" else 0.0,
-        patch_image=80,
-        patch_field=75,
     )
 
     def drawn(rank, world):
         generator = torch.Generator().manual_seed(7)
-        if draw == "patches":
-            return draw_patches(sizes[rank::world], config, generator, rank, world)
         return draw_parameters(sizes[rank::world], config, generator, local=draw == "local", rank=rank, world=world)
 
     alone = drawn(0, 1)
     for rank in range(world):
         part = drawn(rank, world)
         for name in tensors_of(alone):
-            rows = (slice(None),) * (draw == "patches" and name == "crop") + (slice(rank, None, world),)
-            assert torch.equal(getattr(part, name), getattr(alone, name)[rows])
-
-
-@settings(deadline=None, max_examples=40)
-@given(sigma=st.floats(0.01, 3), side=st.integers(2, 40))
-def test_blur_weighs_each_pixel_with_the_gaussians_mass_over_it(sigma, side):
-    reach = int(6 * sigma) + 1
-    boundaries = np.arange(-reach, reach + 2) - 0.5
-    kernel = np.diff(norm.cdf(boundaries, scale=sigma))
-    expected = correlate1d(np.eye(side), kernel, axis=0, mode="nearest")
-    found = blur_weights(torch.tensor([sigma, 1.0]), side)
-    torch.testing.assert_close(found[0], torch.from_numpy(expected).float(), rtol=0, atol=1e-5)
-    torch.testing.assert_close(found.sum(2), torch.ones(2, side))
-
-
-def test_blur_touches_the_chosen_images_alone_and_both_of_their_axes():
-    view = torch.zeros(2, 3, 9, 9)
-    view[:, :, 4, 4] = 1
-    blurred = view.clone()
-    blur(blurred, torch.tensor([0.0, 1.0]))
-    assert torch.equal(blurred[0], view[0])
-    torch.testing.assert_close(blurred[1], blurred[1].mT)
-    assert 0 < blurred[1, 0, 0, 4] < blurred[1, 0, 3, 4] < blurred[1, 0, 4, 4] < 0.2
-    torch.testing.assert_close(blurred.sum((2, 3)), torch.ones(2, 3), rtol=0, atol=1e-3)
-
-
-def distances_to_published_blur(pictures: list[Image.Image], sigma: float, size: int) -> tuple[float, float]:
-    """Mean distances of `size`-pixel views to Pillow's blur of the 224-pixel pictures and resize, in 255 grey levels.
-
-    The first is that of our blurred views, the second that of views without blur.
-    """
-
-    def shrunk(pictures):
-        return torch.stack([to_tensor(p.resize((size, size), Image.Resampling.BILINEAR)) for p in pictures]).float()
-
-    published = shrunk([picture.filter(ImageFilter.GaussianBlur(sigma)) for picture in pictures])
-    plain = shrunk(pictures)
-    ours = plain.clone()
-    blur(ours, torch.full((len(pictures),), sigma * size / 224))
-    return float((ours - published).abs().mean()), float((plain - published).abs().mean())
-
-
-@pytest.mark.parametrize("sigma", [0.1, 0.5, 1.0, 1.5, 2.0])
-@pytest.mark.parametrize("size", [64, 224])
-def test_blur_of_the_small_view_is_near_pillows_blur_of_the_224_pixel_view(sigma, size):
-    ours, without = distances_to_published_blur(blotches(4, 224), sigma, size)
-    assert ours < 2
-    if sigma > 1:
-        assert ours < without / 4
-
-
-@pytest.mark.parametrize("sigma", [0.1, 0.5, 1.0, 1.5, 2.0])
-def test_blur_of_photographs_is_near_pillows_blur_of_the_224_pixel_view(shared: Path, sigma):
-    files = sorted((shared / "data" / "imagenet_sample").glob("*.JPEG"))[::20]
-    pictures = [ImageOps.fit(Image.open(file).convert("RGB"), (224, 224)) for file in files]
-    ours, without = distances_to_published_blur(pictures, sigma, 64)
-    assert ours < 0.8
-    if sigma > 1:
-        assert ours < without / 3
-
-
-def test_solarising_is_pillows_at_128():
-    picture = Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16).repeat(3).reshape(16, 16, 3))
-    views = torch.stack([to_tensor(picture)] * 2) / 255
-    solarize(views, torch.tensor([True, False]))
-    torch.testing.assert_close(views[0], to_tensor(ImageOps.solarize(picture, 128)) / 255)
-    assert torch.equal(views[1], to_tensor(picture) / 255)
-
-
-@settings(deadline=None, max_examples=60)
-@given(data=st.data(), height=st.integers(1, 60), width=st.integers(1, 60), size=st.integers(1, 50))
-def test_depth_is_cropped_like_the_image_and_resized_to_the_nearest_pixel(data, height, width, size):
-    crop_height, crop_width = data.draw(st.integers(1, height)), data.draw(st.integers(1, width))
-    top, left = data.draw(st.integers(0, height - crop_height)), data.draw(st.integers(0, width - crop_width))
-    depth = torch.arange(height * width).reshape(1, 1, height, width)
-    cut = depth[:, :, top : top + crop_height, left : left + crop_width]
-    expected = torch.nn.functional.interpolate(cut.float(), (size, size), mode="nearest-exact")[:, 0]
-    crop, flip = torch.tensor([[top, left, crop_height, crop_width]]).double(), torch.tensor([False])
-    found = resample_nearest(depth, crop, size, flip)
-    assert torch.equal(resample_nearest(depth, crop, size, ~flip), found.flip(2))
-    # Exactly between two pixels torch's rounding decides; ours is exact, which the next test has an example of.
-    rows, columns = ((2 * torch.arange(size) + 1) * length % (2 * size) != 0 for length in (crop_height, crop_width))
-    assert torch.equal(found[:, rows][:, :, columns], expected[:, rows][:, :, columns])
-
-
-def test_depth_exactly_between_two_pixels_is_that_of_the_latter():
-    depth = torch.arange(20).reshape(1, 1, 2, 10)
-    found = resample_nearest(depth, torch.tensor([[0, 0, 2, 10]]), 1, torch.tensor([False]))
-    assert found.tolist() == [[[15]]]
-
-
-def test_depth_of_each_image_has_its_own_crop_and_is_0_outside():
-    depth = torch.arange(32.0).reshape(2, 1, 4, 4) + 1
-    crop = torch.tensor([[0, 0, 2, 2], [-1, 3, 2, 2]])
-    found = resample_nearest(depth, crop, 2, torch.tensor([False, True]))
-    assert found.tolist() == [[[1, 2], [5, 6]], [[0, 0], [0, 20]]]
-
-
-PATCHES = ViewsConfig(size=20, patch_image=90, patch_field=81, grayscale_probability=0.5)
-
-
-@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
-@pytest.mark.parametrize("size", [(90, 90), (131, 157), (61, 40), (90, 400)])
-def test_patches_are_torchvisions_resize_of_the_whole_image_and_crops_of_it(interpolation, size):
-    height, width = size
-    images = torch.zeros(5, 3, 160, 410, dtype=torch.uint8)
-    images[:, :, :height, :width] = random_images(5, height, width)
-    config = ViewsConfig(**(vars(PATCHES) | {"interpolation": interpolation}))
-    drawn = draw_patches(torch.tensor([size]).expand(5, -1), config, torch.Generator().manual_seed(0))
-    assert 0 < drawn.gray.sum() < 5
-    found = make_patches(images, drawn, 20, MEAN, STD)
-    assert found.shape == (9, 5, 3, 20, 20)
-    mode = v2.InterpolationMode(interpolation)
-    resized = F.resize(images[:, :, :height, :width].float() / 255, [90], mode, antialias=True).clamp(0, 1)
-    scale = torch.tensor(size) / torch.tensor(resized.shape[2:])
-    for i in range(5):
-        image = F.rgb_to_grayscale(resized[i], num_output_channels=3) if drawn.gray[i] else resized[i]
-        for patch in range(9):
-            corner = drawn.crop[patch, i, :2] / scale
-            top, left = (int(v) for v in corner.round())
-            assert (corner - corner.round()).abs().max() < 1e-4
-            expected = F.normalize(F.crop(image, top, left, 20, 20), MEAN.tolist(), STD.tolist())
-            torch.testing.assert_close(found[patch, i], expected, rtol=0, atol=2e-4)
-
-
-def test_patches_lie_at_random_places_in_the_cells_of_a_random_square():
-    sizes = torch.tensor([[292, 380]]).expand(DRAWS, -1)
-    drawn = draw_patches(sizes, ViewsConfig(grayscale_probability=0.66), torch.Generator().manual_seed(0))
-    assert abs(float(drawn.gray.double().mean()) - 0.66) < 4 * (0.66 * 0.34 / DRAWS) ** 0.5
-    assert (drawn.crop[:, :, 2:] == 64).all()
-    rng = np.random.default_rng(1)
-    field = rng.integers(0, [38, 126], (DRAWS, 2))
-    for patch in range(9):
-        theirs = field + 85 * np.array(divmod(patch, 3)) + rng.integers(0, 22, (DRAWS, 2))
-        for axis in (0, 1):
-            same_distribution(drawn.crop[patch, :, axis], theirs[:, axis].tolist())
-    # Neighbours in a row share the square's place, not their own place in the cell.
-    step = drawn.crop[1, :, 1] - drawn.crop[0, :, 1]
-    assert step.min() == 85 - 21
-    assert step.max() == 85 + 21
-
-
-def test_patches_that_do_not_fit_are_refused():
-    sizes, generator = torch.tensor([[300, 300]]), torch.Generator()
-    with pytest.raises(ValueError, match=r"views.size=96 is larger than a cell .* / 3 = 85 pixels"):
-        draw_patches(sizes, ViewsConfig(size=96), generator)
-    with pytest.raises(ValueError, match=r"views.patch_field=255 is larger than views.patch_image=250"):
-        draw_patches(sizes, ViewsConfig(patch_image=250), generator)
+            assert torch.equal(getattr(part, name), getattr(alone, name)[rank::world])
 
 
 @settings(deadline=None, max_examples=30)
