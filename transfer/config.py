@@ -64,9 +64,9 @@ class TasksConfig:
     )
     folds: int = setting(5, "parts of the train images, each left out once to choose C", low=2)
     baselines: bool = setting(False, "add the same network with random weights")
-    jobs: int = setting(0, "cores that try values of C and read images; 0: all", "cores", 0)
+    jobs: int = setting(0, "cores that fit readouts and read images; 0: all", "cores", 0)
     accelerator: str = setting("auto", "kind of device for the activations", choices=("auto", "cpu", "cuda", "mps"))
-    seed: int = setting(0, "seed of own splits, of the classifier and of the random weights", low=0)
+    seed: int = setting(0, "seed of own splits and of the random weights", low=0)
     out: str | None = setting(None, "run folder (default: runs/tasks-<task>-<hash of the config>)")
 
 

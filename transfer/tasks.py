@@ -116,7 +116,7 @@ class Work:
         self.data, self.splits, self.layers, self.spec, self.config = data, splits, layers, spec, config
         self.pieces = run.path / "pieces"
         self.pieces.mkdir(exist_ok=True)
-        self.search = Search(config.c_values, config.folds, config.jobs, config.seed)
+        self.search = Search(config.c_values, config.folds, config.jobs)
 
     def piece(self, model: str, layer: str, target: Target, split: int) -> Path:
         """File of one readout's rows."""

@@ -47,7 +47,8 @@ def build(name: str) -> Objective:
     """The objective around a small backbone with batch norm, the same at every call."""
     torch.manual_seed(0)
     backbone = nn.Sequential(
-        nn.Conv2d(3, 6, 3, stride=2), nn.BatchNorm2d(6), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(24, 10)
+        nn.Conv2d(3, 6, 3, stride=2), nn.BatchNorm2d(6), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(24, 10),
     )  # fmt: skip
     return create_objective(name, backbone, num_samples=IMAGES, input_size=SIZE, classes=CLASSES, **SMALL[name])
 
