@@ -4,6 +4,7 @@ What comes in: a total, and advances with short notes ("loss 3.21"). What goes o
 plain line now and then where output goes to a file.
 """
 
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -56,5 +57,7 @@ def progress(label: str, total: int, done: int = 0) -> Iterator[Meter]:
 
 
 def say(line: str) -> None:
-    """One line for the user, on stderr so that tables on stdout stay clean."""
+    """One line for the user, on stderr so that tables on stdout stay clean; of several processes the first speaks."""
+    if os.environ.get("LOCAL_RANK", "0") != "0":
+        return
     print(line, file=sys.stderr, flush=True)

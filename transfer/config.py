@@ -13,8 +13,8 @@ class PredictivityConfig:
     """How well each layer of a model predicts recorded neurons, corrected for their noise."""
 
     checkpoint: str | None = setting(None, "run folder of a pretraining, a checkpoint file, or a published file")
-    model: str | None = setting(None, "network of a published file (default: the file's name says it)")
     recording: str | None = setting(None, "recording: an .npz file or a folder of .npy files")
+    model: str | None = setting(None, "network of a published file (default: the file's name says it)")
     layers: list[str] = setting([], "layers to fit (default: the model's own fit layers)")
     stimulus_view: str = setting(
         "evaluation",

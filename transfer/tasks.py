@@ -214,6 +214,8 @@ def task_features(
         for inputs in image_batches(data, spec, jobs or os.cpu_count() or 1):
             for layer, activations in extract_features(backbone, inputs, layers).items():
                 values = activations.flatten(1).float().cpu().numpy()
+                if not np.isfinite(values).all():
+                    raise ValueError(f"layer {layer!r} gives values that are not finite; are the weights damaged?")
                 if layer not in features:
                     features[layer] = np.empty((data.count, values.shape[1]), np.float32)
                 features[layer][first : first + len(values)] = values

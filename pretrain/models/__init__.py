@@ -8,7 +8,7 @@ one of ours, one that mouse-vision uses for the same network (see `aliases.py`),
 import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 
 import torch
 from torch import Tensor, nn
@@ -133,6 +133,7 @@ def create_model(name: str, **kwargs) -> nn.Module:
         raise ValueError(f"model {name!r} does not take these arguments {sorted(kwargs)}: {error}") from error
 
 
+@cache
 def model_info(name: str) -> ModelInfo:
     """Input size, normalisation, fit layers, areas and paper; raises ValueError for an unknown name.
 

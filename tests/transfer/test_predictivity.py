@@ -275,7 +275,7 @@ def test_a_run_stopped_in_the_middle_gives_the_same_tables(config, tmp_path, mon
 
 
 def test_scores_of_two_checkpoints_are_not_mixed(config, tiny_run, tmp_path):
-    newest = sorted((tiny_run / "checkpoints").glob("*.pt"))
+    newest = sorted((tiny_run / "checkpoints").glob("step-*.pt"))
     run = tmp_path / "run" / "checkpoints"
     run.mkdir(parents=True)
     for path in (tiny_run / "checkpoints").iterdir():

@@ -113,7 +113,8 @@ def test_the_numbers_are_those_of_scikit_learn_by_hand(textures_run, dtd):
         features = stimulus_features(models[model], inputs, [layer])[layer].astype(np.float64)
         reduce = PCA(12, svd_solver="full").fit(features[train])
         of_train, of_test = reduce.transform(features[train]), reduce.transform(features[test])
-        found = GridSearchCV(LinearSVC(dual="auto", random_state=0), {"C": GRID}, cv=3).fit(of_train, classes[train])
+        machine = LinearSVC(dual=False, tol=1e-10, max_iter=100_000)
+        found = GridSearchCV(machine, {"C": GRID}, cv=3).fit(of_train, classes[train])
         row = table.loc[(model, layer, split)]
         assert row["C"] == found.best_params_["C"]
         assert row["validation"] == pytest.approx(found.best_score_)
@@ -171,6 +172,16 @@ def test_other_images_or_another_checkpoint_are_refused(textures_run, dtd):
             tasks(textures_run)
     finally:
         path.write_text(text)
+
+
+def test_features_that_are_not_finite_are_one_line(checkpoint, dtd, tmp_path):
+    trained = load_trained_backbone(checkpoint)
+    weights = trained.backbone.state_dict()
+    next(iter(weights.values()))[:] = torch.nan
+    state = {"epoch": 1, "model": asdict(trained.spec), "backbone": weights}
+    save_checkpoint(tmp_path / "checkpoints", 1, state, keep=1)
+    with pytest.raises(ValueError, match="layer 'layer1' gives values that are not finite; are the weights damaged"):
+        tasks(config(tmp_path / "run", tmp_path, dtd))
 
 
 def test_images_are_decoded_one_batch_ahead_and_no_more(monkeypatch):
