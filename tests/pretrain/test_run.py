@@ -23,6 +23,7 @@ from pretrain.run import draw_views, pretrain
 from pretrain.shards import write_shards
 from pretrain.sources import open_source
 from ray_jobs.config import to_yaml
+from ray_jobs.verbs import simulated_source
 
 STEPS, STEPS_PER_EPOCH = 12, 6
 COMMAND = "import sys\nfrom ray_jobs.cli import main\nsys.exit(main())\n"
@@ -428,3 +429,41 @@ def test_two_processes_share_a_batch(tiny_config, tmp_path):
     table = metrics(tmp_path / "two")
     assert table["loss"].notna().sum() == STEPS
     assert all(value.isfinite().all() for value in final_state(tmp_path / "two").values())
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_does(tiny_config, tmp_path):
+    """The same images, views and, with batch statistics over both processes, losses."""
+    keys = {"objective": "simclr", "objective_args": SMALL["simclr"], "sync_batch_norm": True, "optimizer.lr": 1e-4}
+    process = start(tiny_config(tmp_path / "two", keys | {"devices": 2}), tmp_path)
+    said = process.communicate(timeout=300)[1]
+    assert process.returncode == 0, said
+    one = metrics(pretrain(tiny_config(tmp_path / "one", keys)))
+    two = metrics(tmp_path / "two")
+    assert two["loss"].dropna().tolist() == pytest.approx(one["loss"].dropna().tolist(), rel=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("objective", SMALL)
+def test_every_published_objective_resumes_to_the_same_numbers(
+    tiny_config, tmp_path, monkeypatch, objective, depth_shards
+):
+    keys = {"objective": objective, "objective_args": SMALL[objective], "data.labelled": None}
+    if objective == "depth_prediction":
+        keys["data.shards"] = str(depth_shards)
+    whole = pretrain(tiny_config(tmp_path / "whole", keys))
+    with monkeypatch.context() as patched:
+        crash_at(patched, "train_step", {5})
+        assert run_until_finished(saving_at_each_step(tiny_config(tmp_path / "killed", keys))) == 1
+    one, two = final_state(whole), final_state(tmp_path / "killed")
+    assert one.keys() == two.keys()
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+@pytest.fixture(scope="session")
+def depth_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Fifty simulated images with their depth maps."""
+    out = tmp_path_factory.mktemp("depth") / "shards"
+    config = ShardsConfig(source="simulated", depth="simulated", images=50, size=40, out=str(out))
+    write_shards(simulated_source(config), config)
+    return out

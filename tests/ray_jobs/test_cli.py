@@ -237,3 +237,20 @@ def test_help_imports_nothing_heavy(words: list[str]) -> None:
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr.strip()) == (0, "[]")
     assert "murine" in done.stdout
+
+
+def test_recipes_are_described_by_pattern(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["recipes", "six_stream_sim*"]) == 0
+    shown = capsys.readouterr().out
+    assert "six_stream_simclr" in shown
+    assert "SimSiam" in shown
+    assert "alexnet" not in shown
+    assert main(["recipes", "six_stream_simclrr"]) == 2
+    assert "did you mean 'six_stream_simclr'?" in capsys.readouterr().err
+
+
+def test_views_of_a_recipe_are_drawn(tiny_shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "views.png"
+    assert main(["views", "recipe=alexnet_bn_simclr", f"data.shards={tiny_shards}", f"out={out}"]) == 0
+    assert capsys.readouterr().out.strip() == str(out)
+    assert out.read_bytes().startswith(b"\x89PNG")
