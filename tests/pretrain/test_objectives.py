@@ -159,28 +159,40 @@ def test_the_loss_leaves_half_precision():
     assert objective.updated[1].dtype == torch.float32
 
 
-def process(rank: int, world: int, port: int, folder: str) -> None:
-    """One of `world` processes: a step on its own half of a batch; saves its bank."""
-    torch.distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
-    objective, batch = small(), random_batch(10, 40)
-    own = {"views": batch["views"][:, rank::world], "index": batch["index"][rank::world]}
-    objective(own)["loss"].backward()
+NOISE = torch.randint(40, (10, 16), generator=torch.Generator().manual_seed(4))
+
+
+def step_on(objective: InstanceRecognition, rows: slice) -> tuple[torch.Tensor, torch.Tensor]:
+    """Loss and gradient of some rows of a batch, with noise draws that are given; the bank is updated."""
+    batch = random_batch(10, 40)
+    features = objective.features(batch["views"][0, rows])
+    loss = objective.contrast(features, batch["index"][rows], NOISE[rows])["loss"]
+    loss.backward()
     objective.after_step()
-    torch.save(objective.bank, f"{folder}/{rank}.pt")
+    return loss.detach(), objective.embedding.weight.grad
+
+
+def process(rank: int, world: int, port: int, folder: str) -> None:
+    """One of `world` processes: a step on its own half of a batch; saves loss, gradient and bank."""
+    torch.distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
+    objective = small()
+    loss, gradient = step_on(objective, slice(rank, None, world))
+    torch.save({"loss": loss, "gradient": gradient, "bank": objective.bank}, f"{folder}/{rank}.pt")
     torch.distributed.destroy_process_group()
 
 
-def test_the_rows_of_every_process_end_up_in_every_bank(tmp_path):
+def test_two_processes_have_the_loss_the_gradient_and_the_bank_of_one(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     torch.multiprocessing.spawn(process, (2, port, str(tmp_path)), nprocs=2)
-    banks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
-    alone, batch = small(), random_batch(10, 40)
-    alone(batch)
-    alone.after_step()
-    assert torch.equal(*banks)
-    torch.testing.assert_close(banks[0], alone.bank)
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
+    alone = small()
+    loss, gradient = step_on(alone, slice(None))
+    torch.testing.assert_close((first["loss"] + second["loss"]) / 2, loss, **TOLERANCE)
+    torch.testing.assert_close((first["gradient"] + second["gradient"]) / 2, gradient, **TOLERANCE)
+    assert torch.equal(first["bank"], second["bank"])
+    torch.testing.assert_close(first["bank"], alone.bank)
 
 
 def test_names_and_arguments():
