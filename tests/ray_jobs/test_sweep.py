@@ -94,12 +94,13 @@ def test_a_real_sweep_scores_each_point_and_does_not_train_twice(config, tmp_pat
     assert table["predictivity"].is_monotonic_decreasing
     assert table["rankme"].notna().all()
     pd.testing.assert_frame_equal(pd.read_csv(folder / "trials.csv")[[LR, "predictivity"]], table[[LR, "predictivity"]])
-    checkpoints = {path: path.stat().st_mtime_ns for path in folder.glob("trials/*/pretrain/checkpoints/step-*.pt")}
+    steps = "trials/*/pretrain/checkpoints/step-*.pt"
+    checkpoints = {path: path.stat().st_mtime_ns for path in folder.glob(steps)}
     assert len(checkpoints) == 2
     again_folder, again = sweep(config)
     assert again_folder == folder
     pd.testing.assert_frame_equal(again, table)
-    assert {path: path.stat().st_mtime_ns for path in folder.glob("trials/*/pretrain/checkpoints/step-*.pt")} == checkpoints
+    assert {path: path.stat().st_mtime_ns for path in folder.glob(steps)} == checkpoints
     config.grid = {LR: [0.003]}
     with pytest.raises(FileExistsError, match="is a run with grid"):
         sweep(config)
