@@ -17,7 +17,7 @@ from neural_data.natural_images import depth_samples
 from pretrain.config import ShardsConfig
 from pretrain.shards import write_shards
 from pretrain.sources import Item, Source
-from pretrain.stream import EpochBatches, load_batches, open_shards
+from pretrain.stream import Damage, EpochBatches, load_batches, open_shards
 from ray_jobs.verbs import shards
 
 
@@ -239,6 +239,46 @@ def test_samples_hidden_by_a_damaged_tar_are_not_lost_in_silence(tmp_path, overw
         list(load_batches(EpochBatches(open_shards(folder), 2, epoch=0), workers=0))
 
 
+def test_a_few_damaged_samples_are_named_once_and_stood_in_for(tmp_path, capsys):
+    images = list(np.random.default_rng(0).integers(0, 256, (20, 8, 8, 3), np.uint8))
+    folder = write(tmp_path / "s", images)
+    damage(folder, b"\x93NUMPY", b"\0" * 40)
+    wanted = EpochBatches(open_shards(folder, damaged_share=0.05), 5, epoch=0, epochs=3)
+    counted = Damage(wanted.shards)
+    for batch, numbers in zip(load_batches(wanted, 0, damage=counted), wanted.numbers(), strict=True):
+        expected = numbers.tolist()
+        if 4 in expected:
+            place = expected.index(4)
+            expected[place] = (expected[place + 1 :] + expected)[0]
+        assert batch["index"].tolist() == expected
+        for image, index in zip(batch["images"], expected, strict=True):
+            np.testing.assert_array_equal(image.permute(1, 2, 0), images[index])
+    assert len(counted.named) == 1
+    assert capsys.readouterr().err.count("left out: sample 000000004 of") == 1
+    with pytest.raises(ValueError, match=r"1 of 20 samples of .* more than data.damaged_share=0.04: sample 000000004"):
+        list(load_batches(EpochBatches(open_shards(folder, damaged_share=0.04), 5), 0))
+
+
+@pytest.mark.parametrize("cut", [0, 3000])
+def test_a_shard_that_is_missing_or_cut_is_said_and_left_out(tmp_path, cut, capsys):
+    images = list(np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3), np.uint8))
+    folder = write(tmp_path / "s", images)
+    path = folder / "shard-000002.tar"
+    if cut:
+        path.write_bytes(path.read_bytes()[:cut])
+    else:
+        path.unlink()
+    with pytest.raises(ValueError, match=r"of 40 samples of .* data.damaged_share=0.001: shard-000002.tar should have"):
+        open_shards(folder)
+    left = open_shards(folder, damaged_share=0.1)
+    assert "samples of" in capsys.readouterr().err
+    batches = load_batches(EpochBatches(left, 4, epoch=1, drop_last=False), 0)
+    there = sum(left.readable)
+    assert sorted(flat([batch["index"].tolist() for batch in batches])) == [*range(there - 28), *range(12, 40)]
+    assert there == (37 if cut else 36)
+    assert left.samples == 40
+
+
 def test_an_array_of_objects_is_refused(tmp_path):
     images = list(np.random.default_rng(0).integers(0, 256, (8, 8, 8, 3), np.uint8))
     folder = write(tmp_path / "s", images)
@@ -271,7 +311,7 @@ def test_an_index_cannot_lead_out_of_its_folder(rewritten, file):
 
 
 def test_a_shard_of_another_size_is_named(rewritten):
-    with pytest.raises(ValueError, match=r"shard-000000.tar should have 7 bytes, found \d+.* bytes; write it again"):
+    with pytest.raises(ValueError, match=r"shard-000000.tar should have 7 bytes, found \d+.* bytes; write the"):
         open_shards(rewritten(bytes=7))
 
 
