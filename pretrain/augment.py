@@ -15,27 +15,37 @@ photographs then differ by less than one of 255 grey levels on average, for s fr
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from pretrain.colour import blur, jitter, normalize, solarize, turn_gray
+from pretrain.colour import JITTER, blur, normalize, solarize, turn_gray
+from pretrain.colour_together import colour_together
 from pretrain.config import ViewsConfig
-from pretrain.resample import resample
+from pretrain.resample import resample, resample_each
 
 CROP_TRIES = 10
 CROP_ASPECT = (3 / 4, 4 / 3)
+# Random numbers that one view of one image needs at most: two for each try of a crop, and two for its place; flip,
+# grey, jitter and solarising; the order of jitter and its factors; two for the blur.
+NUMBERS = 2 * CROP_TRIES + 2 + 4 + 4 + 4 + 2
 BLUR_VIEW_SIDE = 224
+CPU_BLOCK = 16
+
+
+# Gives the next random numbers from 0 to 1, one for each image, or as many columns as asked for.
+Draw = Callable[..., Tensor]
 
 
 @dataclass(frozen=True)
 class ViewParameters:
     """What happens to each image of a batch: tensors of length batch, on the CPU.
 
-    `crop` (batch, 4): top, left, height, width in pixels; what lies outside of the image is black. `order` (batch, 4)
-    is the order of jitter operations 0 brightness, 1 contrast, 2 saturation, 3 hue; `factors` (batch, 4) are their
-    strengths. `blur` is the standard deviation in pixels of the view, 0 for none.
+    `crop` (batch, 4): top, left, height, width in whole pixels; what lies outside of the image is black. `order`
+    (batch, 4) is the order of jitter operations 0 brightness, 1 contrast, 2 saturation, 3 hue; `factors` (batch, 4) are
+    their strengths. `blur` is the standard deviation in pixels of the view, 0 for none.
     """
 
     crop: Tensor
@@ -49,30 +59,39 @@ class ViewParameters:
     interpolation: str = "bilinear"
     grayscale_first: bool = True
 
+    def rows(self, rows: Tensor | slice) -> "ViewParameters":
+        """The parameters of some of the samples."""
+        return replace(self, **{name: getattr(self, name)[rows] for name in PER_SAMPLE})
 
-@dataclass(frozen=True)
+
+PER_SAMPLE = ("crop", "flip", "gray", "jitter", "order", "factors", "blur", "solarize")
+
+
+@dataclass
 class Uniform:
-    """Random numbers from 0 to 1 for one process's rows of a batch.
+    """Random numbers from 0 to 1 for one process's rows of a batch, or of several batches one after the other.
 
-    They are drawn for all rows of the batch over `world` processes, of which this one has rows rank, rank + world, ...
-    So what happens to an image does not depend on the number of processes.
+    They are drawn for all rows of each batch over `world` processes, of which this one has rows rank, rank + world, ...
+    So what happens to an image depends neither on the number of processes nor on how many batches are made at once.
     """
 
-    generator: torch.Generator
+    generator: torch.Generator | Sequence[torch.Generator]
     rows: int
     rank: int = 0
     world: int = 1
 
     def __call__(self, *shape: int) -> Tensor:
         """Numbers (rows, *shape) of double precision."""
-        drawn = torch.rand(self.rows * self.world, *shape, generator=self.generator, dtype=torch.double)
-        return drawn[self.rank :: self.world]
+        generators = [self.generator] if isinstance(self.generator, torch.Generator) else self.generator
+        each = self.rows // len(generators) * self.world
+        drawn = [torch.rand(each, *shape, generator=one, dtype=torch.double) for one in generators]
+        return torch.cat([numbers[self.rank :: self.world] for numbers in drawn])
 
 
 def draw_parameters(
     sizes: Tensor,
     config: ViewsConfig,
-    generator: torch.Generator,
+    generator: torch.Generator | Sequence[torch.Generator],
     view: int = 0,
     local: bool = False,
     rank: int = 0,
@@ -83,24 +102,39 @@ def draw_parameters(
     Args:
         sizes: of this process's images, rows rank, rank + world, ... of the whole batch.
         config: ranges and probabilities.
-        generator: gives all randomness, the same in every process.
+        generator: gives all randomness, the same in every process; several give that of as many equal batches.
         view: number of the view, on which the probabilities of blur and solarising depend.
         local: crops of a local view.
         rank, world: which of how many processes.
     """
-    uniform = Uniform(generator, len(sizes), rank, world)
+    # One call for all numbers: with small batches the calls cost more than the numbers.
+    numbers = Columns(Uniform(generator, len(sizes), rank, world)(NUMBERS))
     return ViewParameters(
-        crop=draw_view_crops(sizes, config, local, uniform),
-        flip=uniform() < config.flip_probability,
-        gray=uniform() < config.grayscale_probability,
-        jitter=uniform() < config.jitter_probability,
-        order=uniform(4).argsort(1),
-        factors=draw_factors(config, uniform),
-        blur=draw_blur(config, view, uniform),
-        solarize=uniform() < of_view(config.solarize_probability, view),
+        crop=draw_view_crops(sizes, config, local, numbers),
+        flip=numbers() < config.flip_probability,
+        gray=numbers() < config.grayscale_probability,
+        jitter=numbers() < config.jitter_probability,
+        order=numbers(4).argsort(1),
+        factors=draw_factors(config, numbers),
+        blur=draw_blur(config, view, numbers),
+        solarize=numbers() < of_view(config.solarize_probability, view),
         interpolation=config.interpolation,
         grayscale_first=config.grayscale_first,
     )
+
+
+@dataclass
+class Columns:
+    """Hands out columns of a table (rows, columns) from left to right."""
+
+    table: Tensor
+    used: int = 0
+
+    def __call__(self, *count: int) -> Tensor:
+        """The next column (rows,), or the next `count` columns (rows, count)."""
+        first = self.used
+        self.used += count[0] if count else 1
+        return self.table[:, first : self.used] if count else self.table[:, first]
 
 
 def of_view(probabilities: list[float], view: int) -> float:
@@ -108,7 +142,7 @@ def of_view(probabilities: list[float], view: int) -> float:
     return probabilities[min(view, len(probabilities) - 1)]
 
 
-def draw_factors(config: ViewsConfig, uniform: Uniform) -> Tensor:
+def draw_factors(config: ViewsConfig, uniform: Draw) -> Tensor:
     """Strengths (batch, 4) of brightness, contrast, saturation (1 ± each) and hue (± turns)."""
     strengths = torch.tensor([config.brightness, config.contrast, config.saturation, config.hue])
     middle = torch.tensor([1.0, 1.0, 1.0, 0.0])
@@ -116,7 +150,7 @@ def draw_factors(config: ViewsConfig, uniform: Uniform) -> Tensor:
     return (lowest + uniform(4) * (middle + strengths - lowest)).float()
 
 
-def draw_blur(config: ViewsConfig, view: int, uniform: Uniform) -> Tensor:
+def draw_blur(config: ViewsConfig, view: int, uniform: Draw) -> Tensor:
     """Standard deviations (batch,) in pixels of the view, 0 where there is no blur.
 
     The unit of a local view's blur is that of the whole views, as published.
@@ -127,7 +161,7 @@ def draw_blur(config: ViewsConfig, view: int, uniform: Uniform) -> Tensor:
     return torch.where(blurred, sigma * config.size / BLUR_VIEW_SIDE, 0).float()
 
 
-def draw_view_crops(sizes: Tensor, config: ViewsConfig, local: bool, uniform: Uniform) -> Tensor:
+def draw_view_crops(sizes: Tensor, config: ViewsConfig, local: bool, uniform: Draw) -> Tensor:
     """Crops (batch, 4) of random area, or of fixed size where the config says so; local ones have random area."""
     if local:
         return draw_crops(sizes, config.local_crop_area_min, config.local_crop_area_max, uniform)
@@ -136,7 +170,7 @@ def draw_view_crops(sizes: Tensor, config: ViewsConfig, local: bool, uniform: Un
     return draw_crops(sizes, config.crop_area_min, config.crop_area_max, uniform)
 
 
-def draw_fixed_crops(sizes: Tensor, side: float, pad: float, uniform: Uniform) -> Tensor:
+def draw_fixed_crops(sizes: Tensor, side: float, pad: float, uniform: Draw) -> Tensor:
     """Square crops (batch, 4) at random whole places in the image and a border around it, as shares of its short side.
 
     A crop that reaches into the border starts above 0 or ends below the image.
@@ -147,7 +181,7 @@ def draw_fixed_crops(sizes: Tensor, side: float, pad: float, uniform: Uniform) -
     return torch.cat([corner, length, length], 1)
 
 
-def draw_crops(sizes: Tensor, area_min: float, area_max: float, uniform: Uniform) -> Tensor:
+def draw_crops(sizes: Tensor, area_min: float, area_max: float, uniform: Draw) -> Tensor:
     """Crops (batch, 4) of random area and aspect: the first of ten tries that fits, else the largest central crop."""
     height, width = sizes.double().unbind(1)
     area = (height * width)[:, None] * (area_min + (area_max - area_min) * uniform(CROP_TRIES))
@@ -175,13 +209,47 @@ def largest_crop(height: Tensor, width: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def make_view(images: Tensor, parameters: ViewParameters, size: int, mean: Tensor, std: Tensor) -> Tensor:
-    """Apply the parameters to uint8 images (batch, 3, H, W); returns normalised floats (batch, 3, size, size)."""
-    view = resample(images, parameters.crop, size, parameters.flip, parameters.interpolation).div_(255)
-    if parameters.interpolation == "bicubic":
-        view.clamp_(0, 1)
+    """Apply the parameters to uint8 images (batch, 3, H, W); returns normalised floats (batch, 3, size, size).
+
+    A CPU takes a few samples of the same order of jitter at a time, so that their floats stay in its cache.
+    """
+    if images.device.type != "cpu":
+        view = resample(images, parameters.crop, size, parameters.flip, parameters.interpolation)
+        return colour_together(view, parameters, mean, std)
+    rows, blocks = alike(parameters)
+    parameters = parameters.rows(rows)
+    every = images.split(1)
+    pixels = resample_each(
+        [every[row] for row in rows.tolist()], parameters.crop, size, parameters.flip, parameters.interpolation
+    )
+    made = torch.empty(len(images), 3, size, size)
+    for block in blocks:
+        view = pixels[block].float().mul_(1 / 255)
+        made.index_copy_(0, rows[block], colour_alike(view, parameters.rows(block), mean, std))
+    return made
+
+
+def alike(parameters: ViewParameters) -> tuple[Tensor, list[slice]]:
+    """Row numbers (batch,) sorted by the order of jitter, and blocks of them that share one, or have no jitter."""
+    code = torch.where(parameters.jitter, parameters.order @ torch.tensor([64, 16, 4, 1]), -1)
+    ordered, rows = code.sort(stable=True)
+    blocks, start = [], 0
+    for count in ordered.unique_consecutive(return_counts=True)[1].tolist():
+        end = start + count
+        blocks += [slice(first, min(first + CPU_BLOCK, end)) for first in range(start, end, CPU_BLOCK)]
+        start = end
+    return rows, blocks
+
+
+def colour_alike(view: Tensor, parameters: ViewParameters, mean: Tensor, std: Tensor) -> Tensor:
+    """Colours of views (batch, 3, size, size) from 0 to 1 that have one order of jitter, up to normalising."""
     if parameters.grayscale_first:
         turn_gray(view, parameters.gray)
-    jitter(view, parameters.jitter, parameters.order, parameters.factors)
+    if parameters.jitter[0]:
+        planes = view.unbind(1)
+        for number in parameters.order[0].tolist():
+            planes = JITTER[number](planes, parameters.factors[:, number, None, None])
+        view = torch.stack(planes, 1)
     if not parameters.grayscale_first:
         turn_gray(view, parameters.gray)
     blur(view, parameters.blur)

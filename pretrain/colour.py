@@ -1,10 +1,11 @@
 """What happens to the values of a view once it is cropped: grey, colour jitter, blur, solarising, normalising.
 
-What comes in: float views (batch, 3, height, width) from 0 to 1, and for each sample whether and how strongly an
-operation applies. What goes out: the same views, changed in place.
+What comes in: the three colour planes of some views, each float (batch, height, width) from 0 to 1, and for each sample
+how strongly an operation applies, (batch, 1, 1). What goes out: new planes, or the same ones changed in place where it
+says so.
 
-The operations are torchvision's ColorJitter, Grayscale and Solarize; each is made for all samples that have it at
-once. The blur's matrix holds the exact mass of a Gaussian over each pixel.
+The operations are torchvision's ColorJitter, Grayscale and Solarize. They are written on planes because a compiler then
+fuses any sequence of them into one kernel. The blur's matrix holds the exact mass of a Gaussian over each pixel.
 """
 
 import math
@@ -12,22 +13,67 @@ import math
 import torch
 from torch import Tensor
 
+Planes = tuple[Tensor, Tensor, Tensor]
+
 LUMA = (0.2989, 0.587, 0.114)
 # Halfway between 127 and 128 of 255: Pillow inverts values from 128 on, after rounding.
 SOLARIZE_FROM = 0.5
+# Where red, green and blue lie on the hexagon of hues, in sixths of a turn (the closed form of HSV).
+HUE_OF_PLANE = (5, 3, 1)
+SMALLEST_CHROMA = 1e-9
 
 
-def turn_gray(view: Tensor, gray: Tensor) -> None:
-    """Replace the colours of the chosen samples by their luma, in place."""
-    rows = chosen(gray, view.device)
-    if len(rows):
-        view[rows] = luma(view[rows]).expand(-1, 3, -1, -1)
-
-
-def luma(view: Tensor) -> Tensor:
-    """Grey value (batch, 1, H, W) of colours (batch, 3, H, W), ITU-R 601 weights as torchvision has them."""
+def luma(planes: Planes) -> Tensor:
+    """Grey values (batch, H, W), with the ITU-R 601 weights as torchvision has them."""
     red, green, blue = LUMA
-    return (red * view[:, 0] + green * view[:, 1] + blue * view[:, 2])[:, None]
+    return (planes[0] * red).add_(planes[1], alpha=green).add_(planes[2], alpha=blue)
+
+
+def scale_brightness(planes: Planes, factor: Tensor) -> Planes:
+    """Blend with black."""
+    return tuple((plane * factor).clamp_(0, 1) for plane in planes)
+
+
+def scale_contrast(planes: Planes, factor: Tensor) -> Planes:
+    """Blend with the mean grey of each image."""
+    grey = luma(tuple(plane.mean((1, 2), keepdim=True) for plane in planes))
+    return blend(grey, planes, factor)
+
+
+def scale_saturation(planes: Planes, factor: Tensor) -> Planes:
+    """Blend with each pixel's grey."""
+    return blend(luma(planes), planes, factor)
+
+
+def blend(grey: Tensor, planes: Planes, factor: Tensor) -> Planes:
+    """grey + factor * (plane - grey), within black and white."""
+    return tuple(torch.lerp(grey, plane, factor).clamp_(0, 1) for plane in planes)
+
+
+def shift_hue(planes: Planes, factor: Tensor) -> Planes:
+    """Turn the hue by `factor` turns, from -1/2 to 1/2; value and chroma stay.
+
+    With hue H in sixths of a turn, plane n of the turned colour is V - C max(0, min(k, 4 - k, 1)) with
+    k = (n + H) mod 6 and n = 5, 3, 1 for red, green, blue. Here in turns, k / 6; and min(k, 4 - k) is 2 - |k - 2|.
+    """
+    red, green, blue = planes
+    value = torch.maximum(torch.maximum(red, green), blue)
+    chroma = value - torch.minimum(torch.minimum(red, green), blue)
+    is_red, is_green = value == red, value == green
+    # Where there is no chroma all differences are 0, too.
+    offset = torch.where(is_red, green - blue, torch.where(is_green, blue - red, red - green))
+    hue = offset.div_(chroma.clamp(min=SMALLEST_CHROMA)).div_(6)
+    hue = hue + torch.where(is_red, 0, torch.where(is_green, 1 / 3, 2 / 3)) + (factor + 1)
+    floor, six_chroma = value - 2 * chroma, 6 * chroma
+    return tuple(
+        torch.addcmul(floor, six_chroma, (hue + n / 6).frac_().sub_(1 / 3).abs_().clamp_(1 / 6, 1 / 3))
+        for n in HUE_OF_PLANE
+    )
+
+
+# The operations of colour jitter, by the number that orders have for each.
+BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
+JITTER = (scale_brightness, scale_contrast, scale_saturation, shift_hue)
 
 
 def chosen(mask: Tensor, device: torch.device) -> Tensor:
@@ -38,68 +84,19 @@ def chosen(mask: Tensor, device: torch.device) -> Tensor:
     return torch.nonzero(mask)[:, 0].to(device)
 
 
-def jitter(view: Tensor, mask: Tensor, order: Tensor, factors: Tensor) -> None:
-    """Colour jitter of the samples of a mask (batch,), in each one's own order of operations, in place.
-
-    `order` (batch, 4) is the order of operations 0 brightness, 1 contrast, 2 saturation, 3 hue, on the CPU as the mask
-    is; `factors` (batch, 4) are their strengths.
-    """
-    operations = (scale_brightness, scale_contrast, scale_saturation, shift_hue)
-    rows = torch.nonzero(mask)[:, 0]
-    order = order[rows]
-    # Column t: the samples sorted by their operation at turn t, so that one transfer serves all turns.
-    by_operation = rows[order.argsort(0)].to(view.device)
-    factors = factors.to(view.device)
-    for turn in range(4):
-        counts = torch.bincount(order[:, turn], minlength=4).tolist()
-        for number, same in enumerate(by_operation[:, turn].split(counts)):
-            if len(same):
-                view[same] = operations[number](view[same], factors[same, number][:, None, None, None])
-
-
-def scale_brightness(view: Tensor, factor: Tensor) -> Tensor:
-    """Blend with black."""
-    return (view * factor).clamp(0, 1)
-
-
-def scale_contrast(view: Tensor, factor: Tensor) -> Tensor:
-    """Blend with the mean grey of each image."""
-    grey = luma(view).mean((2, 3), keepdim=True)
-    return (grey + factor * (view - grey)).clamp(0, 1)
-
-
-def scale_saturation(view: Tensor, factor: Tensor) -> Tensor:
-    """Blend with each pixel's grey."""
-    grey = luma(view)
-    return (grey + factor * (view - grey)).clamp(0, 1)
-
-
-def shift_hue(view: Tensor, factor: Tensor) -> Tensor:
-    """Turn the hue by `factor` turns; value and chroma stay.
-
-    With hue H in sixths of a turn, channel n of the turned colour is V - C max(0, min(k, 4 - k, 1)) with
-    k = (n + H) mod 6 and n = 5, 3, 1 for red, green, blue (the closed form of the HSV hexagon).
-    """
-    red, green, blue = view.unbind(1)
-    value = view.amax(1)
-    chroma = value - view.amin(1)
-    safe = torch.where(chroma > 0, chroma, 1)
-    above_red = torch.where(value == green, (blue - red) / safe + 2, (red - green) / safe + 4)
-    hue = torch.where(value == red, (green - blue) / safe, above_red)[:, None] + 6 * factor
-    channel = torch.tensor([5.0, 3.0, 1.0], device=view.device)[:, None, None]
-    turns = (channel + hue).div_(6)
-    k = turns.sub_(turns.floor()).mul_(6)
-    # min(k, 4 - k) is 2 - |k - 2|.
-    share = k.sub_(2).abs_().neg_().add_(2).clamp_(0, 1)
-    return value[:, None] - chroma[:, None] * share
+def turn_gray(view: Tensor, gray: Tensor) -> None:
+    """Replace the colours of the chosen samples of views (batch, 3, H, W) by their luma, in place."""
+    rows = chosen(gray, view.device)
+    if len(rows):
+        view.index_copy_(0, rows, luma(view[rows].unbind(1))[:, None].expand(-1, 3, -1, -1))
 
 
 def blur(view: Tensor, sigma: Tensor) -> None:
-    """Gaussian blur with a standard deviation `sigma` (batch,) in pixels, 0 for none, in place."""
+    """Gaussian blur of views (batch, 3, H, W), in place; `sigma` (batch,) is in pixels, 0 for none."""
     rows = chosen(sigma > 0, view.device)
     if len(rows):
         weights = blur_weights(sigma[sigma > 0].to(view.device), view.shape[2])[:, None]
-        view[rows] = weights @ view[rows] @ weights.mT
+        view.index_copy_(0, rows, weights @ view[rows] @ weights.mT)
 
 
 def blur_weights(sigma: Tensor, side: int) -> Tensor:
@@ -111,16 +108,21 @@ def blur_weights(sigma: Tensor, side: int) -> Tensor:
     below = torch.erf(boundary / (math.sqrt(2) * sigma[:, None])) / 2
     # Row i: the mass below each boundary, less a half, seen from pixel i.
     below = below.unfold(1, side + 1, 1).flip(1)
-    below[:, :, 0], below[:, :, -1] = -0.5, 0.5
-    return below.diff(dim=2)
+    # What lies beyond an edge belongs to the pixel at it.
+    first, last = below.new_full((len(sigma), side, 1), -0.5), below.new_full((len(sigma), side, 1), 0.5)
+    return torch.cat([first, below[:, :, 1:-1], last], 2).diff(dim=2)
+
+
+def solarized(view: Tensor) -> Tensor:
+    """Views whose bright half of values is inverted."""
+    return torch.where(view >= SOLARIZE_FROM, 1 - view, view)
 
 
 def solarize(view: Tensor, mask: Tensor) -> None:
-    """Invert the bright half of the values of the chosen samples, in place."""
+    """Invert the bright half of the values of the chosen samples of views (batch, 3, H, W), in place."""
     rows = chosen(mask, view.device)
     if len(rows):
-        plain = view[rows]
-        view[rows] = torch.where(plain >= SOLARIZE_FROM, 1 - plain, plain)
+        view.index_copy_(0, rows, solarized(view[rows]))
 
 
 def normalize(view: Tensor, mean: Tensor, std: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ Source: Doersch, Gupta and Efros 2015 (https://arxiv.org/abs/1505.05192), with t
 al. 2023): a square of 255 pixels of an image of 292, in cells of 85, with a patch of 64 in each.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -34,7 +35,11 @@ class PatchParameters:
 
 
 def draw_patches(
-    sizes: Tensor, config: ViewsConfig, generator: torch.Generator, rank: int = 0, world: int = 1
+    sizes: Tensor,
+    config: ViewsConfig,
+    generator: torch.Generator | Sequence[torch.Generator],
+    rank: int = 0,
+    world: int = 1,
 ) -> PatchParameters:
     """Draw a 3 x 3 grid of patches of `config.size` pixels in each image of `sizes` (batch, 2).
 

@@ -1,40 +1,62 @@
 """Crop, flip and resize: each pixel of a view as a weighted sum of its image's pixels.
 
-What comes in: images (batch, channels, height, width) and a crop and a flip for each. What goes out: floats (batch,
-channels, size, size) in the images' own units; depth maps (batch, size, size) under the same crops, each pixel from
+What comes in: uint8 images (batch, channels, height, width) and a crop and a flip for each. What goes out: floats
+(batch, channels, size, size) in whole grey levels; depth maps (batch, size, size) under the same crops, each pixel from
 its nearest one; and the weights (batch, size, pixels) of one axis, for what is cut otherwise.
 
-Crop, flip and resize are one antialiased resampling, written as two small matrix products, one for each axis. The
-filters are those of torchvision's and Pillow's antialiased resize: the triangle, and the cubic kernel of Keys 1981.
+Crop, flip and resize are one antialiased resampling, whose filters are those of torchvision and Pillow: the triangle,
+and the cubic kernel of Keys 1981. As there, values are rounded to whole grey levels. A CPU resamples each image with
+torch's own code for uint8, which rounds between the two axes, too; other devices do all at once by two small matrix
+products. Their results differ by one grey level, now and then.
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 # How far a filter reaches, in pixels of the smaller of both images.
 FILTER_REACH = {"bilinear": 1, "bicubic": 2}
-# Images that a CPU resamples at a time: their floats then stay in its cache.
-CPU_BLOCK = 8
 
 
 def resample(images: Tensor, crop: Tensor, size: int, flip: Tensor, interpolation: str = "bilinear") -> Tensor:
-    """Crop, mirror and resize (batch, C, H, W) to floats (batch, C, size, size), antialiased.
+    """Crop, mirror and resize uint8 (batch, C, H, W) to floats (batch, C, size, size) from 0 to 255, antialiased.
 
-    `crop` (batch, 4) may reach out of the images, where all is black; `flip` (batch,). Both are best on the CPU.
+    `crop` (batch, 4) is in whole pixels and may reach out of the images, where all is black; `flip` (batch,). Both are
+    best on the CPU.
     """
+    if images.device.type == "cpu":
+        return resample_each(images.split(1), crop, size, flip, interpolation).float()
+    return resample_together(images, crop, size, flip, interpolation)
+
+
+def resample_each(images: Sequence[Tensor], crop: Tensor, size: int, flip: Tensor, interpolation: str) -> Tensor:
+    """As `resample`, image by image, each (1, C, H, W), to uint8."""
+    height, width = images[0].shape[2:]
+    views = []
+    for image, (top, left, tall, wide), mirrored in zip(images, crop.long().tolist(), flip.tolist(), strict=True):
+        piece = image[:, :, max(top, 0) : top + tall, max(left, 0) : left + wide]
+        if top < 0 or left < 0 or top + tall > height or left + wide > width:
+            outside = (-left, left + wide - width, -top, top + tall - height)
+            piece = F.pad(piece, [max(side, 0) for side in outside])
+        view = F.interpolate(piece, (size, size), mode=interpolation, antialias=True)
+        views.append(view.flip(3) if mirrored else view)
+    return torch.cat(views)
+
+
+def resample_together(images: Tensor, crop: Tensor, size: int, flip: Tensor, interpolation: str) -> Tensor:
+    """As `resample`, all images at once."""
     border = reach_outside(crop, *images.shape[2:])
-    crop = crop.float().to(images.device)
+    crop = crop.float().to(images.device, non_blocking=True)
     rows = crop_weights(crop[:, 0], crop[:, 2], images.shape[2], border, size, interpolation)
     columns = crop_weights(crop[:, 1], crop[:, 3], images.shape[3], border, size, interpolation)
-    columns = torch.where(flip.to(images.device)[:, None, None], columns.flip(1), columns).mT
-    view = torch.empty(len(images), images.shape[1], size, size, device=images.device)
-    block = CPU_BLOCK if images.device.type == "cpu" else len(images)
-    for some, across, down, out in zip(*(part.split(block) for part in (images, columns, rows, view)), strict=True):
-        narrowed = torch.bmm(some.flatten(1, 2).float(), across).unflatten(1, some.shape[1:3])
-        out.copy_(torch.matmul(down[:, None], narrowed))
-    return view
+    flip = flip.to(images.device, non_blocking=True)
+    columns = torch.where(flip[:, None, None], columns.flip(1), columns).mT
+    # The cubic kernel overshoots; Pillow cuts that off after each axis.
+    narrowed = torch.bmm(images.flatten(1, 2).float(), columns).clamp_(0, 255).unflatten(1, images.shape[1:3])
+    return torch.matmul(rows[:, None], narrowed).round_().clamp_(0, 255)
 
 
 def reach_outside(crop: Tensor, height: int, width: int) -> int:

@@ -138,8 +138,8 @@ def require_few(lost: int, shards: ShardSet, problems: list[str]) -> None:
     if lost > shards.damaged_share * shards.samples:
         raise ValueError(
             f"{lost:,} of {shards.samples:,} samples of {shards.folder} are missing or damaged, more than "
-            f"data.damaged_share={shards.damaged_share:g}: {listed(problems)}; write the shards again, or find all damage with "
-            f"`murine shards verify={shards.folder}`"
+            f"data.damaged_share={shards.damaged_share:g}: {listed(problems)}; write the shards again, or find "
+            f"all damage with `murine shards verify={shards.folder}`"
         )
 
 

@@ -1,5 +1,6 @@
 """Operations on a view's values: equal to torchvision's and Pillow's, on the chosen samples alone."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,11 @@ def blotches(count: int, side: int) -> list[Image.Image]:
     return [Image.fromarray(one).resize((side, side), Image.Resampling.BICUBIC) for one in coarse]
 
 
+def on_planes(operation: Callable, image: torch.Tensor, factor: float) -> torch.Tensor:
+    """An operation on planes, for images (batch, 3, H, W)."""
+    return torch.stack(operation(image.unbind(1), torch.tensor([factor]).reshape(1, 1, 1)), 1)
+
+
 def to_tensor(picture: Image.Image) -> torch.Tensor:
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
 
@@ -43,13 +49,12 @@ def to_tensor(picture: Image.Image) -> torch.Tensor:
 @given(factor=st.floats(0, 2), seed=st.integers(0, 1000))
 def test_brightness_contrast_and_saturation_equal_torchvisions(factor, seed):
     image = random_images(1, 12, 13, seed).float() / 255
-    strength = torch.tensor([factor]).reshape(1, 1, 1, 1)
     for ours, theirs in (
         (scale_brightness, F.adjust_brightness),
         (scale_contrast, F.adjust_contrast),
         (scale_saturation, F.adjust_saturation),
     ):
-        torch.testing.assert_close(ours(image, strength), theirs(image, factor), rtol=0, atol=1e-5)
+        torch.testing.assert_close(on_planes(ours, image, factor), theirs(image, factor), rtol=0, atol=1e-5)
 
 
 @settings(deadline=None, max_examples=60)
@@ -60,13 +65,13 @@ def test_hue_equals_torchvisions(shift, seed, palette):
         image = image[:, :1].expand(-1, 3, -1, -1).contiguous()
     if palette == "pure":
         image = image.round()
-    found = shift_hue(image, torch.tensor([shift]).reshape(1, 1, 1, 1))
+    found = on_planes(shift_hue, image, shift)
     torch.testing.assert_close(found, F.adjust_hue(image, shift), rtol=0, atol=1e-5)
 
 
 def test_grey_is_torchvisions():
     image = random_images(4, 12, 13).float() / 255
-    torch.testing.assert_close(luma(image), F.rgb_to_grayscale(image), rtol=0, atol=1e-6)
+    torch.testing.assert_close(luma(image.unbind(1))[:, None], F.rgb_to_grayscale(image), rtol=0, atol=1e-6)
 
 
 @settings(deadline=None, max_examples=40)
