@@ -7,12 +7,11 @@ is named by the time that the same products of matrices alone take.
 
 import argparse
 import json
-import time
-from collections.abc import Callable
 
 import numpy as np
 import torch
 from sklearn.cross_decomposition import PLSRegression
+from timing import median_seconds, rounded
 
 from neural_data.reliability import halves_batch
 from neural_data.simulate import SimulationConfig, simulate
@@ -53,7 +52,7 @@ def main() -> None:
         "share_of_limit": limit / ours,
         "max_difference": difference,
     }
-    print(json.dumps({name: float(f"{value:.3g}") for name, value in figures.items()}))
+    print(json.dumps(rounded(figures)))
 
 
 def job(halvings: int) -> tuple[np.ndarray, np.ndarray]:
@@ -73,18 +72,6 @@ def products(fits: np.ndarray) -> None:
     square = torch.rand(len(fits), fits.shape[1] - 1, fits.shape[1] - 1, dtype=torch.float64)
     for _ in range(SQUARINGS * COMPONENTS):
         square @ square
-
-
-def median_seconds(jobs: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Median seconds of each job; the jobs take turns, after one round that does not count."""
-    seconds: dict[str, list[float]] = {name: [] for name in jobs}
-    for number in range(rounds + 1):
-        for name, job in jobs.items():
-            started = time.perf_counter()
-            job()
-            if number:
-                seconds[name].append(time.perf_counter() - started)
-    return {name: float(np.median(measured)) for name, measured in seconds.items()}
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from pretrain.colour import JITTER, blur, normalize, solarize, turn_gray
+from pretrain.colour import JITTER, blur, grayed, normalize, solarize
 from pretrain.colour_together import colour_together
 from pretrain.config import ViewsConfig
 from pretrain.resample import resample, resample_each
@@ -243,15 +243,15 @@ def alike(parameters: ViewParameters) -> tuple[Tensor, list[slice]]:
 
 def colour_alike(view: Tensor, parameters: ViewParameters, mean: Tensor, std: Tensor) -> Tensor:
     """Colours of views (batch, 3, size, size) from 0 to 1 that have one order of jitter, up to normalising."""
+    planes, gray = view.unbind(1), parameters.gray[:, None, None].float()
     if parameters.grayscale_first:
-        turn_gray(view, parameters.gray)
+        planes = grayed(planes, gray)
     if parameters.jitter[0]:
-        planes = view.unbind(1)
         for number in parameters.order[0].tolist():
             planes = JITTER[number](planes, parameters.factors[:, number, None, None])
-        view = torch.stack(planes, 1)
     if not parameters.grayscale_first:
-        turn_gray(view, parameters.gray)
+        planes = grayed(planes, gray)
+    view = torch.stack(planes, 1)
     blur(view, parameters.blur)
     solarize(view, parameters.solarize)
     return normalize(view, mean, std)

@@ -22,7 +22,8 @@ from pretrain.colour import (
     SATURATION,
     Planes,
     blur_weights,
-    luma,
+    blurred,
+    grayed,
     scale_brightness,
     scale_contrast,
     scale_saturation,
@@ -99,17 +100,17 @@ def paint(
     gray, slots, factors, sigma, solarize = table.split([1, SLOTS, 4, 1, 1], 1)
     factors = factors[:, :, None, None]
     if grayscale_first:
-        planes = grayed(planes, gray)
+        planes = grayed(planes, gray[:, :, None])
     for place in range(SLOTS):
         if place == SLOTS // 2:
             planes = scale_contrast(planes, factors[:, CONTRAST])
         planes = slot(planes, slots[:, place, None, None], factors)
     if not grayscale_first:
-        planes = grayed(planes, gray)
+        planes = grayed(planes, gray[:, :, None])
     view = torch.stack(planes, 1)
     if blurs:
-        weights = blur_weights(sigma[:, 0].clamp(min=SMALLEST_SIGMA), view.shape[2])[:, None]
-        view = torch.where(sigma[:, :, None, None] > 0, weights @ view @ weights.mT, view)
+        weights = blur_weights(sigma[:, 0].clamp(min=SMALLEST_SIGMA), view.shape[2])
+        view = torch.where(sigma[:, :, None, None] > 0, blurred(view, weights), view)
     if solarizes:
         view = torch.where(solarize[:, :, None, None] > 0, solarized(view), view)
     return (view - mean[:, None, None]) / std[:, None, None]
@@ -121,8 +122,3 @@ def slot(planes: Planes, operation: Tensor, factors: Tensor) -> Planes:
     planes = scale_saturation(planes, torch.where(operation == SATURATION, factors[:, SATURATION], 1))
     turned = shift_hue(planes, factors[:, HUE])
     return tuple(torch.where(operation == HUE, new, old) for new, old in zip(turned, planes, strict=True))
-
-
-def grayed(planes: Planes, gray: Tensor) -> Planes:
-    grey = luma(planes)
-    return tuple(torch.where(gray[:, :, None] > 0, grey, plane) for plane in planes)

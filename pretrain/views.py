@@ -6,16 +6,26 @@ step, the number of the view and the image's place in the batch over all process
 of processes changes what an image looks like at a step.
 """
 
+from collections.abc import Iterable, Iterator
+from itertools import islice
+
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
+from pretrain.accumulate import split_batch
 from pretrain.augment import ViewParameters, draw_parameters, evaluation_view, make_view
 from pretrain.checkpoint import BackboneSpec
 from pretrain.config import ViewsConfig
-from pretrain.loop import derived_seed
 from pretrain.objectives.objective import Wants
 from pretrain.patches import draw_patches, make_patches, require_patches_fit
+from pretrain.randomness import derived_seed
 from pretrain.resample import resample_nearest
+from pretrain.step_timer import StepTimer
+
+# A device is given the views of this many steps at a time: drawing and starting kernels then cost next to nothing.
+STEPS_AT_ONCE = 8
+PADDED = ("images", "depth")
 
 
 class ViewMaker:
@@ -49,39 +59,58 @@ class ViewMaker:
         self.mean = torch.tensor(spec.mean, device=device)
         self.std = torch.tensor(spec.std, device=device)
 
-    def training(self, batch: dict[str, Tensor], step: int) -> dict[str, Tensor]:
-        """What the objective wants of a batch of uint8 `images`, and their `index`.
+    def stream(self, batches: Iterable[dict[str, Tensor]], step: int, timer: StepTimer) -> Iterator[dict[str, Tensor]]:
+        """What the objective wants of each batch in turn, the first of which is that of `step`."""
+        batches = iter(batches)
+        while True:
+            with timer.part("data"):
+                some = list(islice(batches, self.at_once))
+            if not some:
+                return
+            with timer.part("views"):
+                made = split_batch(self.training(joined(some), step, len(some)), len(some))
+            step += len(some)
+            yield from made
+
+    def training(self, batch: dict[str, Tensor], step: int, steps: int = 1) -> dict[str, Tensor]:
+        """What the objective wants of a batch of uint8 `images`, and their `index`; or of those of several `steps`.
 
         Depth maps come in as `depth` (batch, 1, height, width), padded like the images, and undergo the first view's
         crop and flip.
         """
         images, sizes = batch["images"].to(self.device, non_blocking=True), batch["sizes"]
-        wants, first_local = self.wants, self.wants.views
-        made = {"index": batch["index"].to(self.device)}
-        views = [self.draw(sizes, step, view) for view in range(wants.views)]
-        local_views = [self.draw(sizes, step, first_local + view, local=True) for view in range(wants.local_views)]
+        wants, first_local, during = self.wants, self.wants.views, range(step, step + steps)
+        made = {"index": batch["index"].to(self.device, non_blocking=True)}
+        views = [self.draw(sizes, during, view) for view in range(wants.views)]
+        local_views = [self.draw(sizes, during, first_local + view, local=True) for view in range(wants.local_views)]
         if views:
             made["views"] = self.stack(images, views, self.size)
         if local_views:
             made["local_views"] = self.stack(images, local_views, self.config.local_size)
         if wants.patches:
-            drawn = draw_patches(sizes, self.config, self.generator("patches", step), self.rank, self.world)
+            generators = [self.generator("patches", one) for one in during]
+            drawn = draw_patches(sizes, self.config, generators, self.rank, self.world)
             made["patches"] = make_patches(images, drawn, self.size, self.mean, self.std)
         if wants.depth:
             depth = batch["depth"].to(self.device, non_blocking=True)
             made["depth"] = resample_nearest(depth, views[0].crop, self.size, views[0].flip)
         if wants.label:
-            made["label"] = batch["label"].to(self.device)
+            made["label"] = batch["label"].to(self.device, non_blocking=True)
         return made
+
+    @property
+    def at_once(self) -> int:
+        """Batches whose views are made together: one on a CPU, whose caches are small, and several where it pays."""
+        return 1 if self.device.type == "cpu" else STEPS_AT_ONCE
 
     def evaluation(self, batch: dict[str, Tensor]) -> Tensor:
         """The central view (batch, 3, size, size), 224 / 256 of the short side, as mouse-vision evaluates."""
         return evaluation_view(batch["images"].to(self.device), batch["sizes"], self.size, self.mean, self.std)
 
-    def draw(self, sizes: Tensor, step: int, view: int, local: bool = False) -> ViewParameters:
-        """The parameters of one view; local views are counted on from the others."""
-        generator = self.generator("views", step, view)
-        return draw_parameters(sizes, self.config, generator, view, local, self.rank, self.world)
+    def draw(self, sizes: Tensor, during: range, view: int, local: bool = False) -> ViewParameters:
+        """The parameters of one view at some steps; local views are counted on from the others."""
+        generators = [self.generator("views", step, view) for step in during]
+        return draw_parameters(sizes, self.config, generators, view, local, self.rank, self.world)
 
     def generator(self, *parts: int | str) -> torch.Generator:
         """Randomness that follows from the run's seed and these parts alone."""
@@ -90,6 +119,23 @@ class ViewMaker:
     def stack(self, images: Tensor, drawn: list[ViewParameters], size: int) -> Tensor:
         """Views (views, batch, 3, size, size)."""
         return torch.stack([make_view(images, one, size, self.mean, self.std) for one in drawn])
+
+
+def joined(batches: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Several batches as one, the images and depth maps of all padded to the largest."""
+    if len(batches) == 1:
+        return batches[0]
+    largest = torch.stack([batch["sizes"].amax(0) for batch in batches]).amax(0).tolist()
+    return {
+        key: torch.cat([padded_to(batch[key], largest) if key in PADDED else batch[key] for batch in batches])
+        for key in batches[0]
+    }
+
+
+def padded_to(maps: Tensor, size: list[int]) -> Tensor:
+    """Maps (batch, channels, height, width) with zeros to the right and below up to a size."""
+    height, width = maps.shape[2:]
+    return maps if [height, width] == size else F.pad(maps, (0, size[1] - width, 0, size[0] - height))
 
 
 def require_possible(config: ViewsConfig, wants: Wants) -> None:

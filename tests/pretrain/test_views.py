@@ -8,9 +8,9 @@ import torch
 from pretrain.augment import draw_parameters, evaluation_view, make_view
 from pretrain.checkpoint import BackboneSpec
 from pretrain.config import ViewsConfig
-from pretrain.loop import derived_seed
 from pretrain.objectives.objective import Wants
 from pretrain.patches import draw_patches, make_patches
+from pretrain.randomness import derived_seed
 from pretrain.resample import resample_nearest
 from pretrain.views import ViewMaker, require_possible
 
