@@ -4,7 +4,7 @@ import io
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -33,6 +33,7 @@ def weight_at(step: int) -> torch.Tensor:
     return model[0].weight.detach().double()
 
 
+@settings(deadline=None)
 @given(steps=st.integers(1, 12), decay=st.floats(0.01, 0.9999), warmup=st.booleans())
 def test_the_average_is_its_closed_form(steps, decay, warmup):
     """Sum over steps k of (1 - d_k) * product of d_j over later steps j * weights_k, with d_1 = 0."""

@@ -85,6 +85,7 @@ def trainings(draw: st.DrawFn) -> tuple[int, int, dict]:
     )
 
 
+@settings(deadline=None)
 @given(trainings())
 def test_by_epoch_a_rate_is_that_of_its_epoch(training):
     epochs, steps, keys = training
@@ -93,6 +94,7 @@ def test_by_epoch_a_rate_is_that_of_its_epoch(training):
     assert rates_by_step(config, epochs, steps) == expected
 
 
+@settings(deadline=None)
 @given(trainings())
 def test_by_step_the_rates_at_the_starts_of_epochs_are_the_same_and_it_rises_then_falls(training):
     epochs, steps, keys = training
@@ -137,7 +139,7 @@ def timm_stepping(name: str, epochs: int, steps: int, config: OptimizerConfig) -
 
 
 @pytest.mark.parametrize("name", IN_THIS_TIMM)
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None)
 @given(
     epochs=st.integers(8, 20),
     steps=st.integers(1, 12),
