@@ -104,29 +104,73 @@ class ViewsConfig:
     patch_field: int = setting(255, "side of the random square that the 3 x 3 grid covers", "pixels", 8, 4096)
 
 
+# timm's learning-rate schedules that are functions of the time alone; `plateau` is not.
+TIMM_SCHEDULES = ("cosine", "tanh", "step", "multistep", "poly", "wsd", "rsqrt", "constant")
+
+
 @dataclass
 class OptimizerConfig:
     """Optimiser and learning rate by epoch; the defaults are the published recipe of alexnet_bn_ir."""
 
     name: str = setting(
         "momentum",
-        "momentum: plain SGD with momentum; nesterov: Nesterov's; lars: layer-wise rates for large batches",
-        choices=("momentum", "nesterov", "adam", "adamw", "lars"),
+        "momentum: plain SGD with momentum; nesterov: Nesterov's; adam; adamw; lars: layer-wise rates for large "
+        "batches; timm/<name>: any of timm's, for example timm/lamb",
     )
+    args: dict[str, Any] = setting({}, "further arguments of the optimiser, for example {betas: [0.9, 0.95]}")
     lr: float = setting(0.003, "learning rate at the start, or after the warm-up", low=0)
-    momentum: float = setting(0.9, "momentum of SGD and LARS", low=0, high=1)
-    weight_decay: float = setting(5e-4, "L2 penalty", low=0)
-    decay_biases: bool = setting(True, "penalty on biases and norm layers too, as published; never with lars")
+    momentum: float = setting(0.9, "momentum of optimisers that have one", low=0, high=1)
+    weight_decay: float = setting(5e-4, "L2 penalty, or decoupled decay where the optimiser has that", low=0)
+    decay_biases: bool = setting(
+        True,
+        "penalty on every parameter, as published; false: not on biases, norm layers and other vectors, nor on what "
+        "decay_tokens names; with lars always false",
+    )
+    decay_tokens: bool = setting(
+        False,
+        "with decay_biases=false: penalty on the class tokens, position embeddings and the like that timm's models "
+        "name as free of it",
+    )
     trust: float = setting(1e-3, "LARS: a layer's step as a share of its weights' length", low=0)
     schedule: str = setting(
-        "step", "step: multiplied at epochs; cosine: falls to min_lr in the last epoch", choices=("step", "cosine")
+        "step",
+        "step: multiplied at epochs; cosine: falls to min_lr in the last epoch; timm/<name>: timm's own",
+        choices=("step", "cosine", *(f"timm/{name}" for name in TIMM_SCHEDULES)),
     )
-    decay_epochs: list[int] = setting([120, 160], "step: the rate is multiplied at the start of these", "epochs", 0)
-    decay_rate: float = setting(0.1, "step: by this factor", low=0, high=1)
-    min_lr: float = setting(0.0, "cosine: learning rate of the last epoch", low=0)
+    schedule_by: str = setting(
+        "epoch",
+        "when the rate changes: at the start of an epoch, as published, or at every step; then the rates at the starts "
+        "of epochs are the same, and step and cosine reach their highest and lowest rate at the start of the epoch "
+        "that has it",
+        choices=("epoch", "step"),
+    )
+    schedule_args: dict[str, Any] = setting(
+        {},
+        "of timm's schedules: further arguments of timm.scheduler.create_scheduler_v2, for example {cycle_limit: 2}; "
+        "num_epochs is epochs unless it is given",
+    )
+    decay_epochs: list[int] = setting(
+        [120, 160], "step and timm/multistep: the rate is multiplied at the start of these", "epochs", 0
+    )
+    decay_rate: float = setting(
+        0.1, "step, timm/step and timm/multistep: by this factor; timm/poly: the power", low=0, high=1
+    )
+    min_lr: float = setting(0.0, "cosine: learning rate of the last epoch; timm's: that they fall to", low=0)
     warmup_epochs: int = setting(0, "the rate rises linearly over these", "epochs", 0)
     warmup_ratio: float = setting(1e-4, "where the warm-up starts, as a share of the rate", low=0, high=1)
     clip_norm: float = setting(0.0, "longest gradient over all parameters; longer ones are shortened; 0: any", low=0)
+
+
+@dataclass
+class AverageConfig:
+    """A moving average of the backbone's weights, which probes measure and checkpoints hold beside the weights."""
+
+    decay: float = setting(
+        0.0, "share of the average that a step keeps, for example 0.999; 0: no average", low=0, high=0.99999
+    )
+    warmup: bool = setting(
+        True, "the share rises from 0 as 1 - n^(-2/3) at step n, up to decay; false: decay from step 2"
+    )
 
 
 @dataclass
@@ -168,10 +212,14 @@ class PretrainConfig:
         None, "checkpoint whose backbone training starts from: a run folder, a file of ours, or a published one"
     )
     optimizer: OptimizerConfig = setting(OptimizerConfig, "optimiser and schedule")
+    average: AverageConfig = setting(AverageConfig, "moving average of the backbone's weights")
     probe: ProbeConfig = setting(ProbeConfig, "measurements while training")
     checkpoint: CheckpointConfig = setting(CheckpointConfig, "saving")
     epochs: int = setting(200, "passes over the training images", "epochs", 1)
     batch_size: int = setting(256, "images per step, over all devices", "images", 2)
+    accumulate: int = setting(
+        1, "parts that each device's share of a batch is cut into, one after the other, where it does not fit", low=1
+    )
     precision: str = setting(
         "32-true",
         "arithmetic of the forward and backward pass",
@@ -179,6 +227,11 @@ class PretrainConfig:
     )
     accelerator: str = setting("auto", "kind of device", choices=("auto", "cpu", "cuda", "mps"))
     devices: int = setting(1, "devices that share a batch", low=1)
+    channels_last: bool = setting(False, "weights laid out with channels last, which convolutions in 16 bits like")
+    activation_checkpointing: bool = setting(
+        False, "keep only what goes into the backbone's blocks, and compute the rest again: less memory, more time"
+    )
+    compile: bool = setting(False, "compile the backbone with torch.compile; needs a C++ compiler, or Triton on a GPU")
     sync_batch_norm: bool = setting(False, "batch statistics over all devices rather than each device's own")
     seed: int = setting(1, "seed of weights, order, views and dropout", low=0)
     log_every: int = setting(10, "between rows of metrics.csv", "steps", 1)

@@ -22,11 +22,12 @@ from pretrain.models import TIMM_PREFIX, create_model, model_info
 from pretrain.models.sync_norm import convert_sync_batch_norm
 from pretrain.objectives import create_objective, known_objective
 from pretrain.objectives.objective import Objective, Wants
-from pretrain.optimizer import make_optimizer, set_learning_rate
+from pretrain.optimizer import make_optimizer
 from pretrain.pictures import save_contact_sheet, save_filters
 from pretrain.probe import Probe
 from pretrain.progress import say
 from pretrain.run_folder import RunFolder, open_run
+from pretrain.schedule import set_learning_rate
 from pretrain.stream import EpochBatches, ShardSet, load_batches, open_shards
 from pretrain.views import ViewMaker, require_possible
 
@@ -196,7 +197,9 @@ def make_task(
         spec=spec,
         batches=partial(epoch_batches, config, fabric, train),
         prepare=prepare,
-        set_lr=partial(set_learning_rate, epochs=config.epochs, config=config.optimizer),
+        set_lr=lambda optimizer, epoch: set_learning_rate(
+            optimizer, epoch * steps_per_epoch, steps_per_epoch, config.epochs, config.optimizer
+        ),
         measure=measure,
         epochs=config.epochs,
         steps_per_epoch=steps_per_epoch,

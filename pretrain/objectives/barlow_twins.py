@@ -33,6 +33,7 @@ class BarlowTwins(Objective):
     """
 
     wants = Wants(views=2)
+    interplay = "takes correlations over a batch"
 
     def __init__(
         self,

@@ -35,6 +35,7 @@ class BYOL(Objective):
     """
 
     wants = Wants(views=2)
+    per_image = True
 
     def __init__(
         self,

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from pretrain.models import flat_features
 from pretrain.objectives.byol import require_momentum, teacher_momentum
-from pretrain.objectives.objective import full_precision
+from pretrain.objectives.objective import full_precision, mean_of_parts
 from pretrain.objectives.swav import MultiCrop, without_gradient
 
 
@@ -29,8 +29,8 @@ class DINO(MultiCrop):
     """Backbone and head, and a teacher: slow copies of both, which see the whole views only.
 
     Head, loss, centre and the teacher's update are lightly's. As published, the teacher drops nothing out, and the
-    statistics of its batch norms are its own. The centre is the mean over all processes. The teacher follows after each
-    step, so a state dict taken between two steps is complete. In eval mode neither teacher nor centre changes.
+    statistics of its batch norms are its own. The centre is the mean over all processes. Teacher and centre follow
+    after each step, so a state dict taken between two steps is complete. In eval mode neither changes.
 
     Args:
         backbone: maps (batch, 3, H, W) to (batch, features), for whole and for local views.
@@ -49,6 +49,8 @@ class DINO(MultiCrop):
         momentum: share of the teacher's weights that an update keeps at the start of training; it rises to 1.
         frozen_epochs: epochs at the start in which the head's last layer stays as it is.
     """
+
+    per_image = True
 
     def __init__(
         self,
@@ -89,6 +91,7 @@ class DINO(MultiCrop):
         self.momentum = momentum
         self.momentum_now: float | None = None
         self.frozen_last_layer: dict[str, Tensor] = {}
+        self.centers: list[Tensor] = []
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """`views` (2, batch, 3, H, W), `local_views`, and the scalars `epoch` and `progress` to `loss`."""
@@ -107,8 +110,9 @@ class DINO(MultiCrop):
                 teacher_temp=linear_warmup_schedule(epoch, *self.warmup),
             )
         # lightly moves the centre in every forward pass.
-        if not self.training:
-            self.criterion.center.copy_(center)
+        if self.training:
+            self.centers.append(self.criterion.center.clone())
+        self.criterion.center.copy_(center)
         return {"loss": loss}
 
     def outputs(self, features: Tensor, frozen: bool) -> Tensor:
@@ -128,15 +132,16 @@ class DINO(MultiCrop):
 
     @torch.no_grad()
     def after_step(self) -> None:
-        """Put back what is frozen, and move the teacher's weights a little towards the network's."""
+        """Put back what is frozen; move the centre, and the teacher's weights a little towards the network's."""
         if self.momentum_now is None:
             return
+        self.criterion.center.copy_(mean_of_parts(self.centers))
         # Weight decay moves weights without gradient too.
         for name, weights in self.frozen_last_layer.items():
             self.head.last_layer.get_parameter(name).copy_(weights)
         update_momentum(self.backbone, self.teacher_backbone, self.momentum_now)
         update_momentum(self.head, self.teacher_head, self.momentum_now)
-        self.momentum_now, self.frozen_last_layer = None, {}
+        self.momentum_now, self.frozen_last_layer, self.centers = None, {}, []
 
 
 def make_head(

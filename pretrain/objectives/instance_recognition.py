@@ -37,6 +37,8 @@ class InstanceRecognition(Objective):
         momentum: share of the old row that an update keeps.
     """
 
+    per_image = True
+
     def __init__(
         self,
         backbone: nn.Module,
@@ -55,7 +57,7 @@ class InstanceRecognition(Objective):
         self.momentum = momentum
         bound = 1 / math.sqrt(dim / 3)
         self.register_buffer("bank", F.normalize(torch.empty(num_samples, dim).uniform_(-bound, bound), dim=1))
-        self.updated: tuple[Tensor, Tensor] | None = None
+        self.updated: list[tuple[Tensor, Tensor]] = []
 
     @property
     def partition(self) -> float:
@@ -65,9 +67,16 @@ class InstanceRecognition(Objective):
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """`views` (1, batch, C, H, W) and `index` (batch,) to `loss`, `data_loss` and `noise_loss`."""
         features = self.features(batch["views"][0])
-        index = batch["index"]
-        noise = torch.randint(len(self.bank), (len(index), self.negatives), device=index.device)
-        return self.contrast(features, index, noise)
+        noise = batch["noise"] if "noise" in batch else self.draw_noise(batch["index"])
+        return self.contrast(features, batch["index"], noise)
+
+    def with_draws(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The batch with its noise rows, `noise` (batch, negatives)."""
+        return {**batch, "noise": self.draw_noise(batch["index"])}
+
+    def draw_noise(self, index: Tensor) -> Tensor:
+        """Noise rows (batch, negatives) for the images `index` (batch,)."""
+        return torch.randint(len(self.bank), (len(index), self.negatives), device=index.device)
 
     def contrast(self, features: Tensor, index: Tensor, noise: Tensor) -> dict[str, Tensor]:
         """The loss of backbone features (batch, d) for their rows `index` and noise rows (batch, negatives)."""
@@ -81,7 +90,8 @@ class InstanceRecognition(Objective):
             data_loss = -(p_data / (p_data + noise_share + NCE_EPSILON)).log().mean()
             noise_loss = -(noise_share / (p_noise + noise_share + NCE_EPSILON)).log().sum(1).mean()
         rows = self.momentum * self.bank[index] + (1 - self.momentum) * embedded.detach()
-        self.updated = (index, F.normalize(rows, dim=1, eps=0.0))
+        if self.training:
+            self.updated.append((index, F.normalize(rows, dim=1, eps=0.0)))
         return {"loss": data_loss + noise_loss, "data_loss": data_loss, "noise_loss": noise_loss}
 
     def similarities(self, embedded: Tensor, index: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
@@ -95,11 +105,11 @@ class InstanceRecognition(Objective):
     @torch.no_grad()
     def after_step(self) -> None:
         """Write this step's rows of every process into the bank; called after the optimiser's step."""
-        if self.updated is None:
+        if not self.updated:
             return
-        index, rows = (gather_processes(part) for part in self.updated)
+        index, rows = (gather_processes(torch.cat(parts)) for parts in zip(*self.updated, strict=True))
         self.bank[index] = rows
-        self.updated = None
+        self.updated = []
 
 
 def check_constants(num_samples: int, dim: int, negatives: int, temperature: float, momentum: float) -> None:

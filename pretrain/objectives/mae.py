@@ -46,6 +46,8 @@ class MAE(Objective):
     """
 
     wants = Wants(views=1)
+    per_image = True
+    whole_backbone = False
 
     def __init__(
         self,
@@ -76,8 +78,14 @@ class MAE(Objective):
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """`views` (1, batch, 3, size, size) to `loss`."""
+        batch = batch if "visible" in batch else self.with_draws(batch)
+        return self.reconstruct(batch["views"][0], batch["visible"], batch["hidden"])
+
+    def with_draws(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The batch with its masks, `visible` (batch, n) and `hidden` (batch, m) of `draw_masks`."""
         images = batch["views"][0]
-        return self.reconstruct(images, *self.draw_masks(len(images), images.device))
+        visible, hidden = self.draw_masks(len(images), images.device)
+        return {**batch, "visible": visible, "hidden": hidden}
 
     def draw_masks(self, images: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """Numbers of the visible tokens (images, visible), class and register tokens first, and of the hidden ones."""

@@ -24,8 +24,9 @@ class MoCoV2(Objective):
     """Backbone and head for queries, their slow copies for keys, and a queue of unit-length keys.
 
     The head, the momentum update and the shuffling are lightly's. The loss is not its NTXentLoss with a memory bank:
-    that bank is in no checkpoint, and it fills before the backward pass. The key encoder is updated before each forward
-    pass, the queue after each step, so a state dict taken between two steps is complete. In eval mode neither changes.
+    that bank is in no checkpoint, and it fills before the backward pass. The key encoder is updated before the first
+    forward pass of a step, the queue after each step, so a state dict taken between two steps is complete. In eval mode
+    neither changes.
 
     Keys are made of images that are shuffled over all processes, so that batch norm's statistics, which the
     key encoder takes over each process's part, do not tell which key belongs to which query.
@@ -41,6 +42,7 @@ class MoCoV2(Objective):
     """
 
     wants = Wants(views=2)
+    per_image = True
 
     def __init__(
         self,
@@ -65,16 +67,18 @@ class MoCoV2(Objective):
         self.temperature = temperature
         self.register_buffer("queue", F.normalize(torch.randn(queue_size, dim), dim=1))
         self.register_buffer("oldest", torch.zeros((), dtype=torch.long))
-        self.new_keys: Tensor | None = None
+        self.new_keys: list[Tensor] = []
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """`views` (2, batch, 3, H, W) to `loss`, and `acc1` and `acc5`, shares from 0 to 1."""
         first, second = batch["views"]
         if self.training:
             self.require_whole_batches(len(second) * world_size())
-            self.update_key_encoder()
+            if not self.new_keys:
+                self.update_key_encoder()
         keys = self.keys(second)
-        self.new_keys = keys if self.training else None
+        if self.training:
+            self.new_keys.append(keys)
         return self.contrast(self.head(self.features(first)), keys)
 
     def contrast(self, queries: Tensor, keys: Tensor) -> dict[str, Tensor]:
@@ -106,14 +110,15 @@ class MoCoV2(Objective):
     @torch.no_grad()
     def after_step(self) -> None:
         """Replace the oldest keys by those of this step, of every process in the same order on each."""
-        if self.new_keys is None:
+        if not self.new_keys:
             return
-        keys = gather_processes(self.new_keys)
+        keys = gather_processes(torch.cat(self.new_keys))
+        self.require_whole_batches(len(keys))
         # The row stays on the device: reading it would wait for the device at every step.
         rows = (self.oldest + torch.arange(len(keys), device=keys.device)) % len(self.queue)
         self.queue[rows] = keys
         self.oldest.copy_((self.oldest + len(keys)) % len(self.queue))
-        self.new_keys = None
+        self.new_keys = []
 
     def require_whole_batches(self, batch_size: int) -> None:
         """One line where the queue does not hold a whole number of batches."""

@@ -6,6 +6,7 @@ from the other, the mean over both directions. Source: Dwibedi, Aytar, Tompson, 
 (https://arxiv.org/abs/2104.14548, section 3).
 """
 
+import torch
 from lightly.loss import NTXentLoss
 from lightly.models.modules import NNCLRPredictionHead, NNCLRProjectionHead
 from torch import Tensor, nn
@@ -38,6 +39,7 @@ class NNCLR(Objective):
     """
 
     wants = Wants(views=2)
+    interplay = "compares the views of all images in a batch"
 
     def __init__(
         self,
@@ -58,7 +60,7 @@ class NNCLR(Objective):
         self.predictor = NNCLRPredictionHead(dim, predictor_hidden_dim, dim)
         self.criterion = NTXentLoss(temperature, gather_distributed=True)
         self.queue = Queue(queue_size, dim)
-        self.newest: Tensor | None = None
+        self.newest: list[Tensor] = []
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """`views` (2, batch, 3, H, W) to `loss`."""
@@ -71,7 +73,8 @@ class NNCLR(Objective):
             neighbours = [self.neighbours(projected.detach().float()) for projected in projections]
             first, second = (prediction.float() for prediction in predictions)
             loss = 0.5 * (self.criterion(neighbours[0], second) + self.criterion(neighbours[1], first))
-            self.newest = F.normalize(projections[0].detach().float(), dim=1) if self.training else None
+            if self.training:
+                self.newest.append(F.normalize(projections[0].detach().float(), dim=1))
         return {"loss": loss}
 
     def neighbours(self, projected: Tensor) -> Tensor:
@@ -80,7 +83,7 @@ class NNCLR(Objective):
 
     def after_step(self) -> None:
         """Replace the oldest projections by those of this step's first views, of every process."""
-        if self.newest is None:
+        if not self.newest:
             return
-        self.queue.add(self.newest)
-        self.newest = None
+        self.queue.add(torch.cat(self.newest))
+        self.newest = []

@@ -32,9 +32,22 @@ class Wants:
 
 
 class Objective(nn.Module):
-    """Owns the backbone; a subclass adds heads, and maps a batch to its loss in `forward`."""
+    """Owns the backbone; a subclass adds heads, and maps a batch to its loss in `forward`.
+
+    A batch can be cut into parts that go through `forward` one after the other, each followed by its backward pass,
+    before the one step of the optimiser and the one `after_step()` (see `pretrain.accumulate`). `per_image` says
+    whether that is the same as the whole batch: it is where the loss is a mean over images in which no image takes
+    part in another's, and where what one part leaves behind (a bank, a queue, a centre, a teacher) is not yet there for
+    the next, but collected until `after_step()`. Where it is not, `interplay` says why. Batch norm is another matter,
+    since its statistics, in a backbone or in a head, are always those of a part.
+
+    `whole_backbone` says that the backbone is called as a whole, without hooks inside, and so can be compiled.
+    """
 
     wants = Wants()
+    per_image = False
+    interplay = "takes several images at once into its loss"
+    whole_backbone = True
 
     def __init__(self, backbone: nn.Module) -> None:
         super().__init__()
@@ -44,8 +57,20 @@ class Objective(nn.Module):
         """Backbone features (batch, d) of images (batch, 3, H, W)."""
         return flat_features(self.backbone(images))
 
+    def with_draws(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The batch, with what the objective draws at random for each image, so that parts of it have their share.
+
+        Called before a batch is cut into parts. An objective that finds no such draws in its batch makes them itself.
+        """
+        return batch
+
     def after_step(self) -> None:
         """Called after each step of the optimiser, outside of the graph."""
+
+
+def mean_of_parts(parts: list[Tensor]) -> Tensor:
+    """The mean of what each equal part of a batch would make of a running mean: what the whole batch makes of it."""
+    return parts[0] if len(parts) == 1 else torch.stack(parts).mean(0)
 
 
 def full_precision(tensor: Tensor) -> torch.autocast:

@@ -64,6 +64,7 @@ class QueuedInstanceRecognition(Objective):
     """
 
     wants = Wants(views=2)
+    per_image = True
 
     def __init__(
         self,
@@ -87,13 +88,14 @@ class QueuedInstanceRecognition(Objective):
         self.queue = Queue(queue_size, dim)
         # No image has the index -1, so the random rows of the start are nobody's.
         self.register_buffer("queue_index", torch.full((queue_size,), -1))
-        self.newest: tuple[Tensor, Tensor] | None = None
+        self.newest: list[tuple[Tensor, Tensor]] = []
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """`views` (2, batch, 3, H, W) and `index` (batch,) to `loss`, and `acc1`, a share from 0 to 1."""
         first, second = batch["views"]
         keys = self.keys(second)
-        self.newest = (keys, batch["index"]) if self.training else None
+        if self.training:
+            self.newest.append((keys, batch["index"]))
         return self.contrast(self.embedding(self.features(first)), keys, batch["index"])
 
     def contrast(self, embedded: Tensor, keys: Tensor, index: Tensor) -> dict[str, Tensor]:
@@ -120,11 +122,11 @@ class QueuedInstanceRecognition(Objective):
     @torch.no_grad()
     def after_step(self) -> None:
         """Replace the oldest keys by those of every process, and move the key network a little towards the other."""
-        if self.newest is None:
+        if not self.newest:
             return
-        keys, index = self.newest
+        keys, index = (torch.cat(parts) for parts in zip(*self.newest, strict=True))
         places = self.queue.add(keys)
         self.queue_index[places] = gather_processes(index)[-len(places) :]
         update_momentum(self.backbone, self.key_backbone, self.momentum)
         update_momentum(self.embedding, self.key_embedding, self.momentum)
-        self.newest = None
+        self.newest = []

@@ -62,6 +62,7 @@ class Autoencoding(Reconstruction):
     """
 
     wants = Wants(views=1)
+    per_image = True
 
     def __init__(
         self, backbone: nn.Module, input_size: int = 64, sparsity: float = 1e-4, code_dim: int | None = None
@@ -98,6 +99,7 @@ class DepthPrediction(Reconstruction):
     """
 
     wants = Wants(views=1, depth=True)
+    per_image = True
 
     def __init__(self, backbone: nn.Module, input_size: int = 64, code_dim: int | None = None) -> None:
         super().__init__(backbone, input_size, code_dim)

@@ -36,6 +36,7 @@ class RelativeLocation(Objective):
     """
 
     wants = Wants(views=0, patches=True)
+    per_image = True
 
     def __init__(self, backbone: nn.Module, input_size: int = 64, hidden_dim: int = 4096, dropout: float = 0.5) -> None:
         super().__init__(backbone)

@@ -26,6 +26,7 @@ class RotNet(Objective):
     """
 
     wants = Wants(views=1)
+    per_image = True
 
     def __init__(self, backbone: nn.Module, input_size: int = 64) -> None:
         super().__init__(backbone)

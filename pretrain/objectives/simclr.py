@@ -36,6 +36,7 @@ class SimCLR(Objective):
     """
 
     wants = Wants(views=2)
+    interplay = "compares the views of all images in a batch"
 
     def __init__(
         self,

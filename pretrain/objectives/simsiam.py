@@ -32,6 +32,7 @@ class SimSiam(Objective):
     """
 
     wants = Wants(views=2)
+    per_image = True
 
     def __init__(
         self,

@@ -30,6 +30,7 @@ class Supervised(Objective):
     """
 
     wants = Wants(views=1, label=True)
+    per_image = True
 
     def __init__(self, backbone: nn.Module, classes: int, input_size: int = 64) -> None:
         super().__init__(backbone)
@@ -58,6 +59,7 @@ class LinearReadout(Objective):
     """
 
     wants = Wants(views=1, label=True)
+    per_image = True
 
     def __init__(
         self,
@@ -74,6 +76,7 @@ class LinearReadout(Objective):
         if layer is not None:
             require_layer(backbone, layer)
         self.layer = layer
+        self.whole_backbone = layer is None
         device = next(backbone.parameters()).device
         example = self.frozen(torch.zeros(1, 3, input_size, input_size, device=device))
         self.readout = pooled_head(example, classes) if head == "pooled" else linear_head(example, classes)

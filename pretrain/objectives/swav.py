@@ -75,6 +75,8 @@ class SwAV(MultiCrop):
         queue_from_epoch: passes over the data before the queue is used.
     """
 
+    interplay = "spreads a batch evenly over its clusters"
+
     def __init__(
         self,
         backbone: nn.Module,
@@ -107,7 +109,7 @@ class SwAV(MultiCrop):
         self.queues = nn.ModuleList(Queue(queue_size, dim) for _ in range(2) if queue_size)
         self.stepped = False
         self.frozen_prototypes: Tensor | None = None
-        self.newest: list[Tensor] = []
+        self.newest: list[list[Tensor]] = []
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """`views` (2, batch, 3, H, W), `local_views` (local views, batch, 3, h, w) and `epoch` to `loss`."""
@@ -126,7 +128,8 @@ class SwAV(MultiCrop):
             loss = self.criterion(scores[:2], scores[2:], queued or None).squeeze()
         self.stepped = self.training
         self.frozen_prototypes = weights.detach().clone() if frozen else None
-        self.newest = [view.detach() for view in unit[:2]]
+        if self.training:
+            self.newest.append([view.detach() for view in unit[:2]])
         return {"loss": loss}
 
     def rows_in_use(self, epoch: float) -> list[Tensor]:
@@ -150,8 +153,8 @@ class SwAV(MultiCrop):
         else:
             # Weight decay moves weights without gradient too.
             self.prototypes.weight.copy_(self.frozen_prototypes)
-        for queue, new in zip(self.queues, self.newest, strict=False):
-            queue.add(new)
+        for queue, parts in zip(self.queues, zip(*self.newest, strict=True), strict=False):
+            queue.add(torch.cat(parts))
         self.stepped, self.frozen_prototypes, self.newest = False, None, []
 
 

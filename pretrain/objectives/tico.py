@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from pretrain.models import feature_size, flat_features
 from pretrain.objectives.byol import require_momentum, teacher_momentum
-from pretrain.objectives.objective import Objective, Wants, full_precision
+from pretrain.objectives.objective import Objective, Wants, full_precision, mean_of_parts
 from pretrain.objectives.processes import gather_processes, gather_with_gradient
 
 
@@ -40,6 +40,7 @@ class TiCo(Objective):
     """
 
     wants = Wants(views=2)
+    interplay = "takes second moments over a batch"
 
     def __init__(
         self,
@@ -67,6 +68,7 @@ class TiCo(Objective):
         self.register_buffer("covariance", torch.zeros(dim, dim))
         self.momentum = momentum
         self.momentum_now: float | None = None
+        self.covariances: list[Tensor] = []
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """`views` (2, batch, 3, H, W) and the scalar `progress` to `loss`."""
@@ -79,7 +81,10 @@ class TiCo(Objective):
         """The loss of projections (batch, dim) of the first views and the teacher's (batch, dim) of the second."""
         with full_precision(projected):
             self.criterion.C = self.covariance
-            return {"loss": self.criterion(gather_with_gradient(projected.float()), gather_processes(targets.float()))}
+            loss = self.criterion(gather_with_gradient(projected.float()), gather_processes(targets.float()))
+        if self.training:
+            self.covariances.append(self.criterion.C)
+        return {"loss": loss}
 
     @torch.no_grad()
     def targets(self, images: Tensor) -> Tensor:
@@ -90,7 +95,7 @@ class TiCo(Objective):
         """Keep the covariance of this step, and move the teacher's weights a little towards the network's."""
         if self.momentum_now is None:
             return
-        self.covariance.copy_(self.criterion.C)
+        self.covariance.copy_(mean_of_parts(self.covariances))
         update_momentum(self.backbone, self.teacher_backbone, self.momentum_now)
         update_momentum(self.projector, self.teacher_projector, self.momentum_now)
-        self.momentum_now = None
+        self.momentum_now, self.covariances = None, []

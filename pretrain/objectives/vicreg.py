@@ -34,6 +34,7 @@ class VICReg(Objective):
     """
 
     wants = Wants(views=2)
+    interplay = "takes variances and covariances over a batch"
 
     def __init__(
         self,

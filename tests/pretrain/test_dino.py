@@ -80,6 +80,9 @@ def test_the_centre_follows_the_mean_of_the_teachers_outputs_and_is_saved():
     before = torch.randn(1, 1, 12)
     objective.criterion.center.copy_(before)
     objective.match(random_outputs(5, seed=2), targets, epoch=0.0)
+    assert torch.equal(objective.criterion.center, before), "not before the step"
+    objective.momentum_now = 0.99
+    objective.after_step()
     expected = 0.8 * before[0, 0] + 0.2 * torch.cat(targets).mean(0)
     torch.testing.assert_close(objective.criterion.center[0, 0], expected)
     assert "criterion.center" in objective.state_dict()

@@ -139,7 +139,7 @@ def test_the_key_encoder_follows_before_it_makes_keys():
     objective({"views": random_views(seed=1)})
     torch.testing.assert_close(objective.key_head.layers[2].weight, 0.75 * old + 0.25 * new)
     reference.update_key_encoder()
-    torch.testing.assert_close(objective.new_keys, reference.keys(random_views(seed=1)[1]))
+    torch.testing.assert_close(objective.new_keys[0], reference.keys(random_views(seed=1)[1]))
 
 
 def test_batch_norm_statistics_of_the_key_encoder_are_its_own():
@@ -166,7 +166,7 @@ def test_the_oldest_keys_are_replaced_after_the_step_and_only_then():
         objective({"views": random_views(seed=step)})["loss"].backward()
         assert torch.equal(objective.queue, expected)
         oldest = 12 * (step % 4)
-        expected[oldest : oldest + 12] = objective.new_keys
+        expected[oldest : oldest + 12] = objective.new_keys[0]
         objective.after_step()
         torch.testing.assert_close(objective.queue, expected)
         torch.testing.assert_close(objective.queue.norm(dim=1), torch.ones(48))
@@ -178,7 +178,7 @@ def test_after_a_change_of_batch_keys_that_pass_the_end_go_on_at_the_start():
     objective = small()
     for batch in (12, 16, 16, 16):
         objective({"views": random_views(batch)})
-        keys = objective.new_keys
+        keys = objective.new_keys[0]
         objective.after_step()
     torch.testing.assert_close(objective.queue[44:], keys[:4])
     torch.testing.assert_close(objective.queue[:12], keys[4:])
@@ -236,7 +236,7 @@ def test_the_loss_leaves_half_precision():
         assert objective.head(objective.features(views[0])).dtype == torch.bfloat16
         found = objective({"views": views})
     assert {value.dtype for value in found.values()} == {torch.float32}
-    assert objective.new_keys.dtype == torch.float32
+    assert objective.new_keys[0].dtype == torch.float32
 
 
 def gradient(objective: MoCoV2) -> Tensor:

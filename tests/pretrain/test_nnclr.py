@@ -147,7 +147,7 @@ def test_the_loss_leaves_half_precision():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert objective.predictor.layers[0](torch.randn(3, 8)).dtype == torch.bfloat16
         assert objective(batch)["loss"].dtype == torch.float32
-    assert objective.newest.dtype == torch.float32
+    assert objective.newest[0].dtype == torch.float32
 
 
 def gradient(objective: NNCLR) -> Tensor:

@@ -156,7 +156,7 @@ def test_the_loss_leaves_half_precision():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         found = objective(batch)
     assert {value.dtype for value in found.values()} == {torch.float32}
-    assert objective.updated[1].dtype == torch.float32
+    assert objective.updated[0][1].dtype == torch.float32
 
 
 NOISE = torch.randint(40, (10, 16), generator=torch.Generator().manual_seed(4))

@@ -1,14 +1,19 @@
-"""Optimisers against torch's own and the published trace; learning rates by epoch against the published ones."""
+"""Optimisers against torch's own and the published trace; which parameters have weight decay; timm's by name."""
 
-import json
-from itertools import pairwise
+import io
 
 import pytest
+import timm
 import torch
+from timm.optim import get_optimizer_info, list_optimizers
 from torch import nn
 
 from pretrain.config import OptimizerConfig
-from pretrain.optimizer import learning_rate, make_optimizer, parameter_groups, set_learning_rate
+from pretrain.models import create_model
+from pretrain.objectives import create_objective
+from pretrain.optimizer import make_optimizer, parameter_groups
+from pretrain.run import backbone_spec
+from ray_jobs.config import compose
 
 
 def small() -> nn.Sequential:
@@ -96,37 +101,163 @@ def test_lars_without_decay_is_refused():
         make_optimizer(small(), OptimizerConfig(name="lars", weight_decay=0.0))
 
 
-def test_the_cosine_ends_at_its_lowest_rate_and_the_warmup_ends_at_the_rate():
-    config = OptimizerConfig(lr=4.8, schedule="cosine", warmup_epochs=10, min_lr=0.01)
-    rates = [learning_rate(epoch, 200, config) for epoch in range(200)]
-    assert rates[0] == pytest.approx(4.8 * (1 - 0.9 * 0.9999))
-    assert rates[9] == 4.8
-    assert rates[-1] == pytest.approx(0.01)
-    assert all(a > b for a, b in pairwise(rates[9:]))
+class Oddities(nn.Module):
+    """Biases and scales that the number of dimensions does not tell, and a vector that is neither."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(2, 2))
+        self.bias = nn.Parameter(torch.ones(2, 2))
+        self.gamma = nn.Parameter(torch.ones(2))
+        self.temperature = nn.Parameter(torch.ones(()))
+        self.planes = nn.LayerNorm((2, 3))
+        self.roots = nn.RMSNorm((2, 3))
+        self.batch = nn.BatchNorm2d(2)
+        self.backbone = timm.create_model("test_vit", num_classes=0)
 
 
-def test_every_group_gets_the_rate():
-    optimizer = make_optimizer(small(), OptimizerConfig(decay_biases=False))
-    assert set_learning_rate(optimizer, 130, 200, OptimizerConfig()) == pytest.approx(0.0003)
-    assert [group["lr"] for group in optimizer.param_groups] == [pytest.approx(0.0003)] * 2
+TOKENS = {"backbone.cls_token", "backbone.pos_embed"}
 
 
-# The settings of section 4.1's families, as the recipes have them too.
-FAMILIES = {
-    "ir/alexnet_bn_ir.json": (200, {"lr": 0.003}),
-    "simclr/alexnet_bn_simclr_gpu.json": (200, {"lr": 4.8, "schedule": "cosine", "warmup_epochs": 10}),
-    "simsiam/alexnet_bn_simsiam_gpu.json": (100, {"lr": 0.1, "schedule": "cosine"}),
-    "mocov2/alexnet_bn_mocov2_gpu.json": (200, {"lr": 0.06, "schedule": "cosine"}),
-    "relative_location/resnet50_relative_location_trainer_tpu.json": (
-        70, {"lr": 0.2, "warmup_epochs": 5, "warmup_ratio": 0.1, "decay_epochs": [30, 50]},
-    ),
-}  # fmt: skip
+def names_of(module: nn.Module, config: OptimizerConfig) -> tuple[set[str], set[str]]:
+    """Names of the parameters with weight decay, and of those without."""
+    names = {id(parameter): name for name, parameter in module.named_parameters()}
+    groups = parameter_groups(module, config)
+    sides = [{names[id(p)] for g in groups for p in g["params"] if bool(g["weight_decay"]) == side} for side in (1, 0)]
+    assert sum(map(len, sides)) == sum(len(group["params"]) for group in groups) == len(names)
+    return sides[0], sides[1]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_rates_by_epoch_are_the_published_ones(family, mouse_vision):
-    published = json.loads((mouse_vision / "training" / "lr_schedules.json").read_text())[family]
-    epochs, settings = FAMILIES[family]
-    assert len(published) == epochs
-    config = OptimizerConfig(**settings)
-    assert [learning_rate(epoch, epochs, config) for epoch in range(epochs)] == pytest.approx(published, abs=1e-12)
+@pytest.mark.parametrize("name", ["adamw", "lars", "timm/lars", "timm/lookahead_larc"])
+def test_decay_is_for_weights_alone_whatever_the_number_of_dimensions(name):
+    """With LARS even where decay of biases is asked for."""
+    config = OptimizerConfig(name=name, decay_biases=name != "adamw", weight_decay=0.3)
+    decayed, free = names_of(Oddities(), config)
+    ours = {
+        "bias",
+        "gamma",
+        "temperature",
+        "planes.weight",
+        "planes.bias",
+        "roots.weight",
+        "batch.weight",
+        "batch.bias",
+    }
+    assert {n for n in free if not n.startswith("backbone.")} == ours
+    assert {n for n in decayed if not n.startswith("backbone.")} == {"weight"}
+    assert free >= TOKENS
+    assert all(n.endswith(".weight") and "norm" not in n for n in decayed if n.startswith("backbone."))
+
+
+def test_the_rule_is_timms_own_where_norms_are_vectors():
+    model = timm.create_model("test_vit", num_classes=0)
+    free, decayed = timm.optim.param_groups_weight_decay(
+        model, weight_decay=0.3, no_weight_decay_list=model.no_weight_decay()
+    )
+    ours = parameter_groups(model, OptimizerConfig(decay_biases=False, weight_decay=0.3))
+    for found, expected in zip(ours, (decayed, free), strict=True):
+        assert [id(p) for p in found["params"]] == [id(p) for p in expected["params"]]
+        assert found["weight_decay"] == expected["weight_decay"]
+
+
+def test_tokens_can_have_decay():
+    both = [names_of(Oddities(), OptimizerConfig(decay_biases=False, decay_tokens=tokens)) for tokens in (False, True)]
+    assert both[1][0] - both[0][0] == both[0][1] - both[1][1] == TOKENS
+
+
+def test_with_decay_on_everything_there_is_one_group():
+    assert names_of(Oddities(), OptimizerConfig())[1] == set()
+
+
+@pytest.mark.parametrize("recipe", ["alexnet_bn_ir", "alexnet_bn_simclr", "six_stream_simclr", "vit_mae"])
+def test_a_recipes_groups_are_told_by_dimensions_as_published(recipe):
+    config = compose("pretrain", [f"recipe={recipe}"])
+    spec = backbone_spec(config)
+    backbone = create_model(spec.name, **spec.args | ({"depth": 1} if recipe == "vit_mae" else {}))
+    objective = create_objective(config.objective, backbone, num_samples=9, input_size=spec.input_size)
+    trained = [parameter for parameter in objective.parameters() if parameter.requires_grad]
+    groups = [trained]
+    if recipe != "alexnet_bn_ir":
+        groups = [[p for p in trained if p.ndim > 1], [p for p in trained if p.ndim <= 1]]
+    found = parameter_groups(objective, config.optimizer)
+    for one, expected in zip(found, groups, strict=True):
+        assert [id(p) for p in one["params"]] == [id(p) for p in expected]
+    assert [group["weight_decay"] for group in found] == [config.optimizer.weight_decay, 0.0][: len(groups)]
+
+
+ELSEWHERE = tuple(name for name in list_optimizers() if name.startswith(("bnb", "fused")))
+SECOND_ORDER = tuple(name for name in list_optimizers() if get_optimizer_info(name).second_order)
+# Kron compiles itself at its first step.
+HERE = [
+    pytest.param(f"timm/{name}", marks=pytest.mark.slow if name.startswith("kron") else ())
+    for name in list_optimizers()
+    if name not in (*ELSEWHERE, *SECOND_ORDER)
+]
+
+
+@pytest.mark.parametrize("name", [*HERE, "timm/lookahead_adam", "lars", "momentum"])
+@pytest.mark.filterwarnings("ignore:It is highly recommended to have 'opt_einsum'")
+def test_every_optimiser_resumes_exactly(name):
+    """From a file that is read as data; nine steps pass the sixth, at which lookahead acts."""
+
+    def train(stop: int | None) -> list[torch.Tensor]:
+        model, generator = small(), torch.Generator().manual_seed(1)
+        optimizer = make_optimizer(model, OptimizerConfig(name=name, lr=0.01, decay_biases=False, weight_decay=0.05))
+        for step in range(9):
+            if step == stop:
+                file = io.BytesIO()
+                torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, file)
+                file.seek(0)
+                state = torch.load(file, weights_only=True)
+                model = small()
+                model.load_state_dict(state["model"])
+                optimizer = make_optimizer(
+                    model, OptimizerConfig(name=name, lr=0.01, decay_biases=False, weight_decay=0.05)
+                )
+                optimizer.load_state_dict(state["optimizer"])
+            torch.manual_seed(step)
+            optimizer.zero_grad()
+            model(torch.randn(8, 3, generator=generator)).square().sum().backward()
+            optimizer.step()
+        return [parameter.detach() for parameter in model.parameters()]
+
+    alone, resumed = train(None), train(4)
+    assert all(torch.equal(one, other) for one, other in zip(alone, resumed, strict=True))
+    assert not torch.equal(alone[0], small()[0].weight)
+
+
+def test_a_timm_optimiser_takes_our_keys_and_its_own_arguments():
+    config = OptimizerConfig(name="timm/lamb", lr=0.2, weight_decay=0.3, args={"betas": [0.8, 0.95], "eps": 1e-5})
+    group = make_optimizer(small(), config).param_groups[0]
+    assert (group["lr"], group["weight_decay"], group["betas"], group["eps"]) == (0.2, 0.3, (0.8, 0.95), 1e-5)
+    group = make_optimizer(small(), OptimizerConfig(name="timm/sgdp", momentum=0.7)).param_groups[0]
+    assert (group["momentum"], group["nesterov"]) == (0.7, True)
+    group = make_optimizer(small(), OptimizerConfig(name="lars", args={"nesterov": True})).param_groups[0]
+    assert group["nesterov"] is True
+
+
+@pytest.mark.parametrize(
+    ("keys", "line"),
+    [
+        ({"name": "timm/lambb"}, r"unknown optimizer\.name=timm/lambb; nearest: timm/lamb.*allowed: momentum"),
+        ({"name": "adamv"}, r"unknown optimizer\.name=adamv; nearest: adam"),
+        ({"name": "lamb"}, r"nearest: .*timm/lamb"),
+        ({"name": "timm/adahessian"}, "needs second derivatives"),
+        ({"name": "adamw", "args": {"beta": [0.9, 0.9]}}, r"'optimizer\.args\.beta' for adamw; nearest: betas"),
+        ({"name": "adamw", "args": {"lr": 0.1}}, r"optimizer\.args\.lr has a key of its own: set optimizer\.lr"),
+        ({"name": "lars", "args": {"trust_coefficient": 0.1}}, r"set optimizer\.trust"),
+        ({"name": "adamw", "args": {"momentum": 0.1}}, r"unknown key 'optimizer\.args\.momentum' for adamw"),
+        ({"name": "adamw", "args": {"betas": [2.0, 0.9]}}, r"optimizer\.name=adamw cannot be made .*Invalid beta"),
+        ({"name": "adamw", "args": {"betas": 0.9}}, r"optimizer\.name=adamw cannot be made with lr=0\.003 and args="),
+    ],
+)  # fmt: skip
+def test_a_wrong_name_or_argument_is_one_line(keys, line):
+    with pytest.raises(ValueError, match=line) as error:
+        make_optimizer(small(), OptimizerConfig(**keys))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="with a GPU they are made, if their package is installed")
+def test_an_optimiser_that_is_not_available_is_one_line():
+    with pytest.raises(ValueError, match=r"optimizer\.name=timm/fusedadam is not available here: CUDA required"):
+        make_optimizer(small(), OptimizerConfig(name="timm/fusedadam"))

@@ -189,7 +189,7 @@ def test_the_loss_leaves_half_precision():
         assert objective.embedding(objective.features(batch["views"][0])).dtype == torch.bfloat16
         found = objective(batch)
     assert {value.dtype for value in found.values()} == {torch.float32}
-    assert objective.newest[0].dtype == torch.float32
+    assert objective.newest[0][0].dtype == torch.float32
 
 
 def gradient(objective: QueuedInstanceRecognition) -> Tensor:

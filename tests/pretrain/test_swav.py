@@ -207,7 +207,7 @@ def test_the_loss_leaves_half_precision():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert objective.projector(objective.features(batch["views"][0])).dtype == torch.bfloat16
         assert objective(batch)["loss"].dtype == torch.float32
-    assert {view.dtype for view in objective.newest} == {torch.float32}
+    assert {view.dtype for view in objective.newest[0]} == {torch.float32}
 
 
 def test_a_backbone_that_does_not_take_the_local_size_is_one_line():

@@ -8,8 +8,8 @@ import torch
 from pretrain.config import PretrainConfig
 from pretrain.models import model_info
 from pretrain.objectives import known_objective
-from pretrain.optimizer import learning_rate
 from pretrain.run import backbone_spec, require_consistent
+from pretrain.schedule import learning_rate
 from ray_jobs.config import compose, list_recipes, read_recipe
 
 RECIPES = list_recipes("pretrain")

@@ -1,0 +1,68 @@
+"""A moving average of the backbone's weights: often a better backbone than the last weights (Polyak & Juditsky 1992).
+
+What comes in: a backbone in training, after each step of the optimiser, and the number of that step. What goes out: a
+second backbone, in evaluation mode, whose weights and running statistics are average = d * average + (1 - d) * newest,
+with d = `decay`, or with a warm-up the smaller of `decay` and 1 - n^(-2/3) at step n (from 1), as timm's `ModelEmaV3`
+has it. At the first step d is 0, so the random weights of the start have no share in it. Whole numbers are copied.
+
+`ModelEmaV3` itself goes through the state dict, where a layer that is registered twice (`alexnet_rotnet`) lies twice,
+and averages it twice; `torch.optim.swa_utils` averages whole numbers too. So the loop over tensors is ours.
+"""
+
+import copy
+from itertools import chain
+
+import torch
+from torch import Tensor, nn
+
+from pretrain.config import AverageConfig
+
+WARMUP_POWER = 2 / 3
+
+
+class WeightAverage:
+    """The average of a backbone's weights; it lies on the device that the backbone is on when this is made.
+
+    `decay_at(step)` is a pure function, so `state_dict()`, whose keys are the backbone's, is all that resuming needs.
+    """
+
+    def __init__(self, backbone: nn.Module, config: AverageConfig) -> None:
+        self.config = config
+        self.backbone = copy.deepcopy(backbone).requires_grad_(False).eval()
+
+    def decay_at(self, step: int) -> float:
+        """Share of the average so far that step number `step`, from 1, keeps."""
+        if step == 1:
+            return 0.0
+        return min(self.config.decay, 1 - step**-WARMUP_POWER) if self.config.warmup else self.config.decay
+
+    @torch.no_grad()
+    def update(self, backbone: nn.Module, step: int) -> None:
+        """Take in the weights after step number `step`, from 1."""
+        assert step >= 1, "an average begins after the first step"
+        averages, newest = [], []
+        for average, value in zip(tensors(self.backbone), tensors(backbone), strict=True):
+            if average.is_floating_point():
+                averages.append(average)
+                newest.append(value)
+            else:
+                average.copy_(value)
+        torch._foreach_lerp_(averages, newest, weight=1 - self.decay_at(step))
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The averaged weights under the backbone's own names, so that they load wherever a backbone's do."""
+        return self.backbone.state_dict()
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Go on from saved averages."""
+        self.backbone.load_state_dict(state)
+
+
+def make_average(backbone: nn.Module, config: AverageConfig) -> WeightAverage | None:
+    """The average that a config asks for, if it does."""
+    return WeightAverage(backbone, config) if config.decay else None
+
+
+def tensors(module: nn.Module) -> chain[Tensor]:
+    """Parameters and buffers, each of them once."""
+    return chain(module.parameters(), module.buffers())

@@ -1,0 +1,135 @@
+"""The moving average of weights against its closed form; exact resuming; what it leaves alone."""
+
+import io
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from pretrain.average import make_average
+from pretrain.config import AverageConfig
+
+
+def backbone() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.5), nn.Flatten(), nn.Linear(16, 2))
+
+
+def move(model: nn.Module, step: int) -> None:
+    """Weights and statistics that a step number stands for."""
+    generator = torch.Generator().manual_seed(step)
+    for value in model.state_dict().values():
+        if value.is_floating_point():
+            value.copy_(torch.randn(value.shape, generator=generator))
+        else:
+            value.fill_(step)
+
+
+def weight_at(step: int) -> torch.Tensor:
+    model = backbone()
+    move(model, step)
+    return model[0].weight.detach().double()
+
+
+@settings(deadline=None)
+@given(steps=st.integers(1, 12), decay=st.floats(0.01, 0.9999), warmup=st.booleans())
+def test_the_average_is_its_closed_form(steps, decay, warmup):
+    """Sum over steps k of (1 - d_k) * product of d_j over later steps j * weights_k, with d_1 = 0."""
+    model = backbone()
+    average = make_average(model, AverageConfig(decay=decay, warmup=warmup))
+    shares = []
+    for step in range(1, steps + 1):
+        move(model, step)
+        average.update(model, step)
+        kept = min(decay, 1 - step ** (-2 / 3)) if warmup else (decay if step > 1 else 0.0)
+        shares = [share * kept for share in shares] + [1 - kept]
+    assert sum(shares) == pytest.approx(1)
+    expected = sum(share * weight_at(step) for step, share in enumerate(shares, 1))
+    torch.testing.assert_close(average.backbone[0].weight.double(), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_running_statistics_are_averaged_and_counts_are_copied():
+    model = backbone()
+    average = make_average(model, AverageConfig(decay=0.75, warmup=False))
+    statistics = []
+    for step in (1, 2):
+        move(model, step)
+        statistics.append(model[1].running_var.clone())
+        average.update(model, step)
+    torch.testing.assert_close(average.backbone[1].running_var, 0.75 * statistics[0] + 0.25 * statistics[1])
+    assert average.backbone[1].num_batches_tracked == 2
+
+
+def test_a_resumed_average_is_the_same_bit_for_bit():
+    def run(stop: int | None) -> dict[str, torch.Tensor]:
+        model = backbone()
+        average = make_average(model, AverageConfig(decay=0.9))
+        for step in range(1, 9):
+            if step == stop:
+                file = io.BytesIO()
+                torch.save(average.state_dict(), file)
+                file.seek(0)
+                average = make_average(backbone(), AverageConfig(decay=0.9))
+                average.load_state_dict(torch.load(file, weights_only=True))
+            move(model, step)
+            average.update(model, step)
+        return average.state_dict()
+
+    alone, resumed = run(None), run(5)
+    assert list(alone) == list(backbone().state_dict())
+    assert all(torch.equal(alone[key], resumed[key]) for key in alone)
+
+
+def test_the_backbone_is_left_alone_and_the_average_is_for_evaluation():
+    model = backbone()
+    average = make_average(model, AverageConfig(decay=0.9))
+    move(model, 1)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    average.update(model, 1)
+    move(model, 2)
+    assert all(torch.equal(average.state_dict()[key], before[key]) for key in before), "at the first step a copy"
+    assert model.training
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    assert not average.backbone.training
+    assert not any(parameter.requires_grad for parameter in average.backbone.parameters())
+
+
+class Twice(nn.Module):
+    """A layer that is registered in two places."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(2, 2)
+        self.second = nn.Sequential(self.first)
+
+
+def test_a_layer_in_two_places_is_averaged_once():
+    model = Twice()
+    average = make_average(model, AverageConfig(decay=0.75, warmup=False))
+    for step in (1, 2):
+        nn.init.constant_(model.first.weight, step)
+        average.update(model, step)
+    torch.testing.assert_close(average.backbone.first.weight, torch.full((2, 2), 1.25))
+    assert average.backbone.second[0] is average.backbone.first
+
+
+@pytest.mark.parametrize("decay", [0.9, 0.9999])
+def test_with_a_warmup_it_is_timms(decay):
+    from timm.utils import ModelEmaV3
+
+    model = backbone()
+    average, reference = make_average(model, AverageConfig(decay=decay)), ModelEmaV3(model, decay, use_warmup=True)
+    for step in range(1, 40):
+        move(model, step)
+        average.update(model, step)
+        reference.update(model, step)
+    for key, value in reference.module.state_dict().items():
+        torch.testing.assert_close(average.state_dict()[key], value)
+
+
+def test_no_average_where_none_is_asked_for():
+    assert make_average(backbone(), AverageConfig()) is None
+    average = make_average(backbone(), AverageConfig(decay=0.9))
+    assert [average.decay_at(step) for step in (1, 8, 10**6)] == pytest.approx([0.0, 0.75, 0.9])
