@@ -129,20 +129,35 @@ class OptimizerConfig:
     clip_norm: float = setting(0.0, "longest gradient over all parameters; longer ones are shortened; 0: any", low=0)
 
 
+PROBE_MEASURES = ("knn", "linear", "rankme", "feature_std", "uniformity", "alignment")
+
+
 @dataclass
 class ProbeConfig:
-    """What has been learned so far: weighted kNN where labels exist, RankMe and feature spread always."""
+    """What has been learned so far, measured on features of images, those of labelled ones where there are any."""
 
     every_epochs: int = setting(1, "epochs between probes; 0 for none", "epochs", 0)
+    every_steps: int = setting(0, "steps between probes, besides those of every_epochs; 0 for none", "steps", 0)
+    measures: list[str] = setting(
+        list(PROBE_MEASURES),
+        "what is measured; knn and linear only where training and held-out images have labels; collapse is warned of "
+        "only with feature_std",
+        choices=PROBE_MEASURES,
+    )
     k: int = setting(200, "neighbours that vote", low=1)
     temperature: float = setting(0.1, "of the neighbours' weights exp(similarity / temperature)", low=1e-3)
-    bank_images: int = setting(10000, "first training images of the shards, the neighbours that vote", "images", 1)
-    test_images: int = setting(10000, "held-out images that are classified, or ranked where no labels are", "images", 1)
+    bank_images: int = setting(
+        10000, "first training images: neighbours that vote, and what the linear probe learns from", "images", 1
+    )
+    test_images: int = setting(10000, "held-out images that are classified, or ranked where no labels are", "images", 2)
     collapse_share: float = setting(
         0.1,
         "feature spread, as a share of isotropic features' spread, below which collapse is warned of",
         low=0,
         high=1,
+    )
+    keep_mib: int = setting(
+        2048, "decoded images of each of the two folders that are kept in memory for further probes", "MiB", 0
     )
 
 
