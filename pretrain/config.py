@@ -169,6 +169,21 @@ class CheckpointConfig:
     keep: int = setting(2, "newest checkpoints that are kept", low=1)
 
 
+TRACKER_NAMES = ("tensorboard", "wandb", "mlflow")
+
+
+@dataclass
+class LoggingConfig:
+    """Where figures go besides metrics.csv."""
+
+    trackers: list[str] = setting(
+        ["tensorboard"],
+        "wandb and mlflow need murine[wandb] and murine[mlflow]; WANDB_MODE=offline and MLFLOW_TRACKING_URI work as "
+        "they always do",
+        choices=TRACKER_NAMES,
+    )
+
+
 @dataclass
 class PretrainConfig:
     """Shards train a backbone without labels."""
@@ -185,6 +200,7 @@ class PretrainConfig:
     optimizer: OptimizerConfig = setting(OptimizerConfig, "optimiser and schedule")
     probe: ProbeConfig = setting(ProbeConfig, "measurements while training")
     checkpoint: CheckpointConfig = setting(CheckpointConfig, "saving")
+    logging: LoggingConfig = setting(LoggingConfig, "figures for other programs")
     epochs: int = setting(200, "passes over the training images", "epochs", 1)
     batch_size: int = setting(256, "images per step, over all devices", "images", 2)
     precision: str = setting(
