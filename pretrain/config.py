@@ -213,4 +213,5 @@ class PretrainConfig:
     sync_batch_norm: bool = setting(False, "batch statistics over all devices rather than each device's own")
     seed: int = setting(1, "seed of weights, order, views and dropout", low=0)
     log_every: int = setting(10, "between rows of metrics.csv", "steps", 1)
+    profile: bool = setting(False, "write what a few steps spend their time on: trace.json.gz and profile.txt")
     out: str | None = setting(None, "run folder (default: runs/<model>-<objective>-<hash of the config>)")
