@@ -161,6 +161,9 @@ class OptimizerConfig:
     clip_norm: float = setting(0.0, "longest gradient over all parameters; longer ones are shortened; 0: any", low=0)
 
 
+PROBE_MEASURES = ("knn", "linear", "rankme", "feature_std", "uniformity", "alignment")
+
+
 @dataclass
 class AverageConfig:
     """A moving average of the backbone's weights, which probes measure and checkpoints hold beside the weights."""
@@ -175,18 +178,30 @@ class AverageConfig:
 
 @dataclass
 class ProbeConfig:
-    """What has been learned so far: weighted kNN where labels exist, RankMe and feature spread always."""
+    """What has been learned so far, measured on features of images, those of labelled ones where there are any."""
 
     every_epochs: int = setting(1, "epochs between probes; 0 for none", "epochs", 0)
+    every_steps: int = setting(0, "steps between probes, besides those of every_epochs; 0 for none", "steps", 0)
+    measures: list[str] = setting(
+        list(PROBE_MEASURES),
+        "what is measured; knn and linear only where training and held-out images have labels; collapse is warned of "
+        "only with feature_std",
+        choices=PROBE_MEASURES,
+    )
     k: int = setting(200, "neighbours that vote", low=1)
     temperature: float = setting(0.1, "of the neighbours' weights exp(similarity / temperature)", low=1e-3)
-    bank_images: int = setting(10000, "first training images of the shards, the neighbours that vote", "images", 1)
-    test_images: int = setting(10000, "held-out images that are classified, or ranked where no labels are", "images", 1)
+    bank_images: int = setting(
+        10000, "first training images: neighbours that vote, and what the linear probe learns from", "images", 1
+    )
+    test_images: int = setting(10000, "held-out images that are classified, or ranked where no labels are", "images", 2)
     collapse_share: float = setting(
         0.1,
         "feature spread, as a share of isotropic features' spread, below which collapse is warned of",
         low=0,
         high=1,
+    )
+    keep_mib: int = setting(
+        2048, "decoded images of each of the two folders that are kept in memory for further probes", "MiB", 0
     )
 
 
@@ -196,6 +211,21 @@ class CheckpointConfig:
 
     every_minutes: float = setting(5.0, "between checkpoints within an epoch", "minutes", 0.001)
     keep: int = setting(2, "newest checkpoints that are kept", low=1)
+
+
+TRACKER_NAMES = ("tensorboard", "wandb", "mlflow")
+
+
+@dataclass
+class LoggingConfig:
+    """Where figures go besides metrics.csv."""
+
+    trackers: list[str] = setting(
+        ["tensorboard"],
+        "wandb and mlflow need murine[wandb] and murine[mlflow]; WANDB_MODE=offline and MLFLOW_TRACKING_URI work as "
+        "they always do",
+        choices=TRACKER_NAMES,
+    )
 
 
 @dataclass
@@ -215,6 +245,7 @@ class PretrainConfig:
     average: AverageConfig = setting(AverageConfig, "moving average of the backbone's weights")
     probe: ProbeConfig = setting(ProbeConfig, "measurements while training")
     checkpoint: CheckpointConfig = setting(CheckpointConfig, "saving")
+    logging: LoggingConfig = setting(LoggingConfig, "figures for other programs")
     epochs: int = setting(200, "passes over the training images", "epochs", 1)
     batch_size: int = setting(256, "images per step, over all devices", "images", 2)
     accumulate: int = setting(
@@ -235,4 +266,5 @@ class PretrainConfig:
     sync_batch_norm: bool = setting(False, "batch statistics over all devices rather than each device's own")
     seed: int = setting(1, "seed of weights, order, views and dropout", low=0)
     log_every: int = setting(10, "between rows of metrics.csv", "steps", 1)
+    profile: bool = setting(False, "write what a few steps spend their time on: trace.json.gz and profile.txt")
     out: str | None = setting(None, "run folder (default: runs/<model>-<objective>-<hash of the config>)")
