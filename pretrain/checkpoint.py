@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from pretrain.average import WeightAverage
 from pretrain.durable import checksum_path, is_intact, write_atomically
 from pretrain.models import create_model, model_info
 from pretrain.progress import say
@@ -100,13 +101,14 @@ def checkpoint_file(path: Path | str) -> Path:
     return path
 
 
-def load_trained_backbone(path: Path | str, model: str | None = None) -> TrainedBackbone:
+def load_trained_backbone(path: Path | str, model: str | None = None, averaged: bool = False) -> TrainedBackbone:
     """The backbone of a run folder's newest checkpoint, of one checkpoint file, or of a published file.
 
     Args:
         path: run folder or file.
         model: network of a published file, where the file's name (`alexnet_bn_ir.pt`) does not say it. The last linear
             layer of a published network, if it has one, is left out.
+        averaged: take the moving average of the weights, which a training with `average.decay` has.
 
     Raises:
         FileNotFoundError: nothing there, or a run folder without an intact checkpoint.
@@ -120,7 +122,9 @@ def load_trained_backbone(path: Path | str, model: str | None = None) -> Trained
     if model not in (None, spec.name):
         raise ValueError(f"{path} says itself that it is {spec.name}, not model={model}; leave model out")
     backbone = create_model(spec.name, **spec.args)
-    backbone.load_state_dict(state["backbone"])
+    if averaged and not state.get("average"):
+        raise ValueError(f"{path} holds no average of weights; train with average.decay, or leave averaged out")
+    backbone.load_state_dict(state["average" if averaged else "backbone"])
     return TrainedBackbone(backbone.eval(), spec, state["step"], state["epoch"], path.resolve())
 
 
@@ -143,8 +147,10 @@ def load_published_backbone(path: Path, state: Any, model: str | None) -> Traine
     return TrainedBackbone(backbone.eval(), spec, 0, epoch if isinstance(epoch, int) else 0, path.resolve())
 
 
-def training_state(objective: nn.Module, optimizer: Any, spec: BackboneSpec, epoch: int) -> dict[str, Any]:
-    """What resuming needs: backbone, heads and buffers of the objective, and the optimiser's state."""
+def training_state(
+    objective: nn.Module, optimizer: Any, spec: BackboneSpec, epoch: int, average: WeightAverage | None = None
+) -> dict[str, Any]:
+    """What resuming needs: backbone, heads and buffers of the objective, the optimiser's state, and the average's."""
     heads = {key: value for key, value in objective.state_dict().items() if not key.startswith("backbone.")}
     return {
         "epoch": epoch,
@@ -152,14 +158,19 @@ def training_state(objective: nn.Module, optimizer: Any, spec: BackboneSpec, epo
         "backbone": objective.backbone.state_dict(),
         "heads": heads,
         "optimizer": optimizer.state_dict(),
+        "average": average.state_dict() if average else None,
     }
 
 
-def restore_training_state(state: dict[str, Any], objective: nn.Module, optimizer: Any) -> None:
+def restore_training_state(
+    state: dict[str, Any], objective: nn.Module, optimizer: Any, average: WeightAverage | None = None
+) -> None:
     """Put a checkpoint's state back in place."""
     backbone = {f"backbone.{key}": value for key, value in state["backbone"].items()}
     objective.load_state_dict(backbone | state["heads"])
     optimizer.load_state_dict(state["optimizer"])
+    if average:
+        average.load_state_dict(state["average"])
 
 
 def load_published(model: nn.Module, source: Path | str | dict[str, Any]) -> nn.Module:

@@ -5,9 +5,12 @@ The notes of a key lie in its field's `metadata` (`meaning`, `unit`, `low`, `hig
 command's help and its range checks are made. Imports nothing heavy, so that help is instant.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+# What `auto` stands for in the keys that have it.
+AUTO = -1
 
 
 def setting(
@@ -17,12 +20,14 @@ def setting(
     low: float | None = None,
     high: float | None = None,
     choices: Sequence[Any] | None = None,
+    words: Mapping[str, Any] | None = None,
 ) -> Any:
     """A dataclass field with its meaning, unit, inclusive range and allowed values.
 
+    `words` stand for values outside of the range, such as "auto".
     A range or a list of choices on a list-valued key holds for every entry. Mutable defaults are copied.
     """
-    notes = {"meaning": meaning, "unit": unit, "low": low, "high": high, "choices": choices}
+    notes = {"meaning": meaning, "unit": unit, "low": low, "high": high, "choices": choices, "words": words}
     if isinstance(default, list | dict):
         return field(default_factory=lambda: type(default)(default), metadata=notes)
     if isinstance(default, type):
@@ -64,8 +69,26 @@ class DataConfig:
 
     shards: str | None = setting(None, "folder of training shards (made by `murine shards`)")
     labelled: str | None = setting(None, "folder of held-out labelled shards for the kNN probe")
-    workers: int = setting(1, "processes that read and decode beside the training process", low=0, high=256)
-    shuffle_buffer: int = setting(10000, "samples held, still encoded, to shuffle within", "samples", low=1)
+    workers: int = setting(
+        AUTO,
+        "processes that read and decode beside the training process of each device; auto: 1 on a CPU, up to 8 on a GPU",
+        low=0,
+        high=256,
+        words={"auto": AUTO},
+    )
+    shuffle_buffer: int = setting(10000, "samples, at least, that are shuffled together", "samples", low=1)
+    device_share: float = setting(
+        0.5, "share of the GPU's free memory that decoded images may take, which are then read once", low=0, high=1
+    )
+    memory_share: float = setting(
+        0.25, "share of free RAM that they may take where the GPU has no room, or where there is none", low=0, high=1
+    )
+    damaged_share: float = setting(
+        0.001,
+        "share of samples that may be missing or damaged, and are left out; above it the run stops",
+        low=0,
+        high=1,
+    )
 
 
 @dataclass
@@ -247,7 +270,9 @@ class PretrainConfig:
     checkpoint: CheckpointConfig = setting(CheckpointConfig, "saving")
     logging: LoggingConfig = setting(LoggingConfig, "figures for other programs")
     epochs: int = setting(200, "passes over the training images", "epochs", 1)
-    batch_size: int = setting(256, "images per step, over all devices", "images", 2)
+    batch_size: int = setting(
+        256, "images per step, over all devices; auto: as many as fit on a GPU", "images", 2, words={"auto": AUTO}
+    )
     accumulate: int = setting(
         1, "parts that each device's share of a batch is cut into, one after the other, where it does not fit", low=1
     )

@@ -1,28 +1,31 @@
-"""The training loop: devices, precision, schedule, checkpoints, resume, logging.
+"""The training loop: devices, precision, schedule, probes, checkpoints, resume, logging.
 
 What comes in: a `Task`, which is what to train, on which batches, for how long. What goes out: checkpoints,
-`metrics.csv` and TensorBoard events in the run folder. All randomness within a step follows from (seed, step, rank),
-so the only state that resuming needs is in the checkpoint: a run that was killed and resumed gives the same numbers
-as one that was not.
+`metrics.csv` and what the trackers keep, in the run folder. All randomness within a step follows from (seed, step,
+rank), so the only state that resuming needs is in the checkpoint: a run that was killed and resumed gives the same
+numbers as one that was not.
 """
 
+import errno
 import math
 import os
-import random
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
+from typing import Any, Protocol
 
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.utils.tensorboard import SummaryWriter
 
+from pretrain.accumulate import mean_over_parts, split_batch
+from pretrain.average import WeightAverage
 from pretrain.best import Best, keep_as_best
 from pretrain.checkpoint import (
     BackboneSpec,
@@ -34,39 +37,59 @@ from pretrain.checkpoint import (
 )
 from pretrain.config import CheckpointConfig
 from pretrain.durable import remove_leftovers
+from pretrain.largest_batch import explain_out_of_memory, is_out_of_memory
+from pretrain.profiler import profile_steps
 from pretrain.progress import Meter, progress, say
+from pretrain.randomness import derived_seed
 from pretrain.run_folder import MetricsFile, RunFolder
+from pretrain.step_timer import StepTimer
+from pretrain.trackers import Tracker
+
+# Slurm sends SIGUSR1 where a job asked to be warned before its time is over (--signal=USR1@120).
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NAMED_IMAGES = 8
 
 
 class TrainingStopped(RuntimeError):
     """Training cannot go on; the message says why and what to do."""
 
 
+class Remembering(Protocol):
+    """Something beside the weights whose state belongs into checkpoints, in plain values."""
+
+    def state(self) -> dict[str, Any]: ...
+    def restore(self, state: dict[str, Any]) -> None: ...
+
+
 @dataclass
 class Task:
     """What to train, on what, for how long.
 
-    `batches(epoch, start)` yields an epoch's batches from number `start` on; `prepare(batch, step)` makes the views on
-    the device; `set_lr(optimizer, epoch)` is the schedule; `measure(note)` probes what is
-    learned at the end of an epoch, and notes how far it is.
+    `prepared(step, timer)` yields what the objective wants of each batch, from that of `step` on, and times its parts;
+    `set_lr(optimizer, step)` is the schedule; `measure(backbone, note)` probes what is learned after the steps for
+    which `measure_due(step)`, and notes how far it is; `remember` has a state that is saved and restored, by name.
     """
 
     objective: nn.Module
     optimizer: Optimizer
     spec: BackboneSpec
-    batches: Callable[[int, int], Iterator[dict[str, Tensor]]]
-    prepare: Callable[[dict[str, Tensor], int], dict[str, Tensor]]
+    prepared: Callable[[int, StepTimer], Iterator[dict[str, Tensor]]]
     set_lr: Callable[[Optimizer, int], float]
-    measure: Callable[[Callable[[str], None]], dict[str, float]]
+    measure: Callable[[nn.Module, Callable[[str], None]], dict[str, float]]
+    measure_due: Callable[[int], bool]
     epochs: int
     steps_per_epoch: int
     batch_size: int
     seed: int
     log_every: int
     clip_norm: float
-    probe_every_epochs: int
     saving: CheckpointConfig
-    after_measure: Callable[[], None] = field(default=lambda: None)
+    open_trackers: Callable[[int], list[Tracker]]
+    accumulate: int = 1
+    average: WeightAverage | None = None
+    remember: dict[str, Remembering] = field(default_factory=dict)
+    profile: bool = False
 
     @property
     def steps(self) -> int:
@@ -74,23 +97,26 @@ class Task:
 
 
 class Log:
-    """Rows to metrics.csv and TensorBoard, on the first process only."""
+    """Rows to metrics.csv and to the trackers, on the first process only."""
 
-    def __init__(self, folder: Path, step: int, enabled: bool) -> None:
-        self.file = MetricsFile(folder / "metrics.csv", step) if enabled else None
-        self.board = SummaryWriter(folder / "tensorboard", purge_step=step + 1) if enabled else None
+    def __init__(self, folder: Path, step: int, trackers: list[Tracker] | None) -> None:
+        self.trackers = trackers
+        self.file = MetricsFile(folder / "metrics.csv", step) if trackers is not None else None
 
     def add(self, step: int, epoch: int, images_seen: int, values: dict[str, float]) -> None:
         if self.file is None:
             return
         self.file.add({"step": step, "epoch": epoch, "images_seen": images_seen, **values})
-        for name, value in values.items():
-            self.board.add_scalar(name, value, step)
-        self.board.flush()
+        for tracker in self.trackers:
+            tracker.add(step, values)
+
+    def close(self, failed: bool) -> None:
+        for tracker in self.trackers or ():
+            tracker.close(failed)
 
 
 class StopSignal:
-    """Notes Ctrl-C and SIGTERM, so that the loop can save and stop between two steps."""
+    """Notes Ctrl-C, SIGTERM and SIGUSR1, so that the loop can save and stop between two steps."""
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
@@ -100,7 +126,7 @@ class StopSignal:
         # Only the main thread may set handlers; a Ray trial runs in another and is stopped by Ray.
         self.handlers = {}
         if threading.current_thread() is threading.main_thread():
-            self.handlers = {s: signal.signal(s, self.note) for s in (signal.SIGINT, signal.SIGTERM)}
+            self.handlers = {s: signal.signal(s, self.note) for s in STOPS}
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -114,11 +140,6 @@ class StopSignal:
             say(f"{self.received.name}: saving after this step (again to stop at once)")
             signal.signal(number, self.handlers[number])
 
-    def raise_if_received(self) -> None:
-        """Leave by the way of Ctrl-C."""
-        if self.received:
-            raise KeyboardInterrupt(f"stopped by {self.received.name}")
-
 
 class Training:
     """One run of a task in a run folder."""
@@ -130,8 +151,11 @@ class Training:
         self.step = self.resume()
         # After resuming, so that the wrapped optimiser keeps the restored momentum on the device.
         self.model, self.optimizer = fabric.setup(task.objective, task.optimizer)
-        self.unchecked: list[tuple[int, Tensor]] = []
+        self.timer = StepTimer(fabric.device)
+        self.unchecked: list[tuple[int, Tensor, Tensor]] = []
+        self.shapes: dict[str, tuple[int, ...]] = {}
         self.shown = ""
+        self.stopping: signal.Signals | None = None
         self.saved_at = self.logged_at = time.monotonic()
         self.logged_step = self.step
 
@@ -143,7 +167,11 @@ class Training:
         if path is None:
             return 0
         state = read_checkpoint(path)
-        restore_training_state(state, self.task.objective, self.task.optimizer)
+        restore_training_state(state, self.task.objective, self.task.optimizer, self.task.average)
+        self.fabric.strategy.precision.load_state_dict(state.get("precision", {}))
+        for name, remembering in self.task.remember.items():
+            if name in state.get("remembered", {}):
+                remembering.restore(state["remembered"][name])
         self.best = Best(**state["best"])
         # A kill can come between saving an epoch's end and keeping it as the best.
         if self.fabric.is_global_zero and state["step"] == self.best.epoch * self.task.steps_per_epoch > 0:
@@ -156,69 +184,135 @@ class Training:
         """Train to the end of the last epoch, saving at least at the end of each.
 
         Raises:
-            TrainingStopped: the loss is not finite.
+            TrainingStopped: the loss is not finite, or memory or disk are full.
             KeyboardInterrupt: a signal asked to stop; the state is saved.
         """
         task = self.task
-        self.log = Log(self.run.path, self.step, self.fabric.is_global_zero)
+        trackers = task.open_trackers(self.step) if self.fabric.is_global_zero else None
+        self.log = Log(self.run.path, self.step, trackers)
         shown = progress("pretrain", task.steps * task.batch_size, self.step * task.batch_size)
-        with StopSignal() as stop, shown as meter:
-            while self.step < task.steps:
-                epoch, start = divmod(self.step, task.steps_per_epoch)
-                lr = task.set_lr(self.optimizer, epoch)
-                for batch in task.batches(epoch, start):
+        failed = True
+        try:
+            with StopSignal() as stop, shown as meter, self.profiler() as profiler:
+                for batch in task.prepared(self.step, self.timer):
                     self.train_step(batch)
-                    self.show(epoch, lr, meter)
-                    # After an epoch's last step its probe comes before saving, or resuming would leave it out.
-                    if self.step % task.steps_per_epoch:
-                        self.save_if_due(epoch, stop)
-                self.finish_epoch(epoch, meter)
-                self.stop_if_asked(stop)
+                    if profiler:
+                        profiler.step()
+                    self.after_step(meter, stop)
+            failed = False
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            self.fail(explain_out_of_memory(error, task.batch_size, self.fabric.device), error)
+        finally:
+            self.log.close(failed)
+
+    def profiler(self) -> AbstractContextManager:
+        """The profiler that a run is asked for, on the first process."""
+        return profile_steps(self.run.path) if self.task.profile and self.fabric.is_global_zero else nullcontext()
 
     def train_step(self, batch: dict[str, Tensor]) -> None:
         """One step of the optimiser; dropout and noise draws follow from (seed, step, rank)."""
-        batch = self.task.prepare(batch, self.step)
-        torch.manual_seed(derived_seed(self.task.seed, "step", self.step, self.fabric.global_rank))
-        values = self.model(batch)
-        self.optimizer.zero_grad()
-        self.fabric.backward(values["loss"])
-        if self.task.clip_norm:
-            # A gradient that is not finite shows in the next loss, which stops the run with its step.
-            self.fabric.clip_gradients(
-                self.model, self.optimizer, max_norm=self.task.clip_norm, error_if_nonfinite=False
-            )
-        self.optimizer.step()
-        self.task.objective.after_step()
-        self.step += 1
-        self.values = {name: value.detach() for name, value in values.items()}
-        self.unchecked.append((self.step, self.values["loss"]))
+        task = self.task
+        torch.manual_seed(derived_seed(task.seed, "step", self.step, self.fabric.global_rank))
+        self.lr = task.set_lr(self.optimizer, self.step)
+        self.shapes = {key: tuple(value.shape) for key, value in batch.items()}
+        index = batch["index"]
+        with self.timer.part("forward_backward"):
+            self.values = self.gradients(batch)
+        with self.timer.part("optimizer"):
+            if task.clip_norm:
+                # A gradient that is not finite shows in the next loss, which stops the run with its step.
+                self.fabric.clip_gradients(
+                    self.model, self.optimizer, max_norm=task.clip_norm, error_if_nonfinite=False
+                )
+            self.optimizer.step()
+            task.objective.after_step()
+            self.step += 1
+            if task.average:
+                task.average.update(task.objective.backbone, self.step)
+        self.unchecked.append((self.step, self.values["loss"], index))
 
-    def show(self, epoch: int, lr: float, meter: Meter) -> None:
+    def gradients(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Forward and backward, in `accumulate` parts one after the other; returns the logged values of the whole."""
+        parts = self.task.accumulate
+        self.optimizer.zero_grad()
+        if parts > 1:
+            batch = self.task.objective.with_draws(batch)
+        made = []
+        for number, part in enumerate(split_batch(batch, parts), 1):
+            # Processes exchange the sum of the parts' gradients once.
+            with self.fabric.no_backward_sync(self.model, enabled=number < parts):
+                values = self.model(part)
+                self.fabric.backward(values["loss"] / parts if parts > 1 else values["loss"])
+            made.append({name: value.detach() for name, value in values.items()})
+        return mean_over_parts(made) if parts > 1 else made[0]
+
+    def after_step(self, meter: Meter, stop: StopSignal) -> None:
+        """What comes between two steps: progress and log, and when it is time probes and checkpoints."""
+        task = self.task
+        epoch, within = divmod(self.step, task.steps_per_epoch)
+        self.show(epoch if within else epoch - 1, meter)
+        if not within:
+            # After an epoch's last step its probe comes before saving, or resuming would leave it out.
+            self.finish_epoch(epoch - 1, meter)
+            self.agree(False, stop)
+        else:
+            if task.measure_due(self.step):
+                self.measure(epoch, meter)
+            self.save_if_due(epoch, stop)
+        self.stop_if_asked()
+
+    def show(self, epoch: int, meter: Meter) -> None:
         """Move the progress on, and log when it is time."""
         if self.step % self.task.log_every == 0:
-            self.log_step(epoch, lr)
+            self.log_step(epoch)
         meter.advance(self.task.batch_size, f"epoch {epoch + 1}/{self.task.epochs}  {self.shown}")
 
     def save_if_due(self, epoch: int, stop: StopSignal) -> None:
         """Save within an epoch when it is time, or when a signal asks to stop."""
-        if stop.received or time.monotonic() - self.saved_at > self.task.saving.every_minutes * 60:
+        due = time.monotonic() - self.saved_at > self.task.saving.every_minutes * 60
+        if self.agree(due, stop):
             self.save(epoch)
-        self.stop_if_asked(stop)
 
-    def stop_if_asked(self, stop: StopSignal) -> None:
-        """Note the stop in the status and leave; the state has just been saved."""
-        if stop.received:
-            self.run.status(state="stopped", message=f"stopped by {stop.received.name}; the same command goes on")
-        stop.raise_if_received()
+    def agree(self, due: bool, stop: StopSignal) -> bool:
+        """Whether to save now; all processes do, or none does, and all stop where one is asked to.
 
-    def log_step(self, epoch: int, lr: float) -> None:
+        A process alone decides at each step. Several ask each other when a row is logged, and at the end of an epoch,
+        because asking makes them wait for each other.
+        """
+        received = int(stop.received or 0)
+        if self.fabric.world_size > 1:
+            if self.step % self.task.log_every and self.step % self.task.steps_per_epoch:
+                return False
+            wanted = torch.tensor([int(due), received], device=self.fabric.device)
+            due, received = self.fabric.all_reduce(wanted, reduce_op="max").tolist()
+        if received:
+            self.stopping = signal.Signals(received)
+        return bool(due or received)
+
+    def stop_if_asked(self) -> None:
+        """Note the stop in the status and leave by the way of Ctrl-C; the state has just been saved."""
+        if self.stopping:
+            if self.fabric.is_global_zero:
+                self.run.status(state="stopped", message=f"stopped by {self.stopping.name}; the same command goes on")
+            raise KeyboardInterrupt(f"stopped by {self.stopping.name}")
+
+    def log_step(self, epoch: int) -> None:
         self.log_pending_check()
-        seconds = time.monotonic() - self.logged_at
-        rate = (self.step - self.logged_step) * self.task.batch_size / seconds
+        steps = self.step - self.logged_step
         values = self.mean_over_processes()
+        parts = self.timer.read(steps)
+        rate = steps * self.task.batch_size / (time.monotonic() - self.logged_at)
         self.shown = f"loss {values['loss']:.3f}  {rate:,.0f} images/s"
-        values |= {"lr": lr, "images_per_s": round(rate, 1)}
+        values |= {"lr": self.lr, "images_per_s": round(rate, 1)}
+        values |= {name: round(value, 3) for name, value in parts.items()}
         self.log.add(self.step, epoch, self.step * self.task.batch_size, values)
+        self.start_counting()
+
+    def start_counting(self) -> None:
+        """Count steps and time anew, as after a row or after what is no training."""
+        self.timer.reset()
         self.logged_at, self.logged_step = time.monotonic(), self.step
 
     def mean_over_processes(self) -> dict[str, float]:
@@ -228,27 +322,36 @@ class Training:
 
     def log_pending_check(self) -> None:
         """Stop at a loss that is not finite. Reading losses waits for the device, so it is not done at every step."""
-        for step, loss in self.unchecked:
-            if not math.isfinite(loss.item()):
-                self.fail(f"the loss is {loss.item()}", step)
-            self.best.add_loss(loss.item())
+        if not self.unchecked:
+            return
+        steps, losses, indices = zip(*self.unchecked, strict=True)
+        for step, loss, index in zip(steps, torch.stack(losses).tolist(), indices, strict=True):
+            if not math.isfinite(loss):
+                self.fail(
+                    f"the loss is {loss} at step {step:,}, {self.described(index)}; lower optimizer.lr, with another "
+                    "out=, or look at these images"
+                )
+            self.best.add_loss(loss)
         self.unchecked.clear()
 
-    def fail(self, what: str, step: int) -> None:
+    def described(self, index: Tensor) -> str:
+        """What a batch held, and the keys of its first images in the shards."""
+        held = ", ".join(f"{key} {shape}" for key, shape in self.shapes.items() if shape)
+        keys = ", ".join(f"{number:09d}" for number in index[:NAMED_IMAGES].tolist())
+        others = f" and {len(index) - NAMED_IMAGES:,} others" if len(index) > NAMED_IMAGES else ""
+        return f"whose batch held {held} of the images {keys}{others}"
+
+    def fail(self, what: str, error: BaseException | None = None) -> None:
         """Stop for good, with the last checkpoint that was good."""
         good = newest_checkpoint(self.checkpoints)
-        self.run.status(state="failed", message=f"{what} at step {step}")
-        raise TrainingStopped(
-            f"{what} at step {step:,}; the last good checkpoint is {good or 'none yet'}; "
-            "lower optimizer.lr (with another out=) or look at the data of that step"
-        )
+        if self.fabric.is_global_zero:
+            self.run.status(state="failed", message=what)
+        raise TrainingStopped(f"{what}; the last good checkpoint is {good or 'none yet'}") from error
 
     def finish_epoch(self, epoch: int, meter: Meter) -> None:
         """Probe and save; the checkpoint of the best epoch is kept beside the newest ones."""
         self.log_pending_check()
-        measured = {}
-        if self.task.probe_every_epochs and (epoch + 1) % self.task.probe_every_epochs == 0:
-            measured = self.measure(epoch, meter)
+        measured = self.measure(epoch, meter) if self.task.measure_due(self.step) else {}
         is_best = self.best.end_epoch(epoch + 1, measured)
         path = self.save(epoch + 1)
         if path and is_best:
@@ -256,14 +359,17 @@ class Training:
             self.run.status(best={"epoch": self.best.epoch, self.best.measure: self.best.value})
 
     def measure(self, epoch: int, meter: Meter) -> dict[str, float]:
+        """Probe the backbone, or the average of its weights where there is one."""
+        self.log_pending_check()
+        average = self.task.average
         with self.fabric.autocast():
-            measured = self.task.measure(lambda text: meter.advance(0, text))
+            backbone = average.backbone if average else self.task.objective.backbone
+            measured = self.task.measure(backbone, lambda text: meter.advance(0, text))
         self.log.add(self.step, epoch, self.step * self.task.batch_size, measured)
-        self.task.after_measure()
         shown = "  ".join(f"{name} {value:.3f}" for name, value in measured.items())
         if self.fabric.is_global_zero:
-            say(f"epoch {epoch + 1}: {shown}")
-        self.logged_at, self.logged_step = time.monotonic(), self.step
+            say(f"epoch {epoch + 1}, step {self.step:,}: {shown}")
+        self.start_counting()
         return measured
 
     def save(self, epoch: int) -> Path | None:
@@ -271,16 +377,31 @@ class Training:
         self.log_pending_check()
         path = None
         if self.fabric.is_global_zero:
-            state = training_state(self.task.objective, self.task.optimizer, self.task.spec, epoch)
-            state["best"] = self.best.state()
-            if broken := not_finite(state["backbone"] | state["heads"]):
-                self.fail(f"{broken!r} is not finite", self.step)
-            path = save_checkpoint(self.checkpoints, self.step, state, self.task.saving.keep)
+            path = self.write_checkpoint(epoch)
             self.run.status(step=self.step, steps=self.task.steps, epoch=epoch, epochs=self.task.epochs)
         self.fabric.barrier()
-        self.saved_at = self.logged_at = time.monotonic()
-        self.logged_step = self.step
+        self.saved_at = time.monotonic()
+        self.start_counting()
         return path
+
+    def write_checkpoint(self, epoch: int) -> Path:
+        task = self.task
+        state = training_state(task.objective, task.optimizer, task.spec, epoch, task.average)
+        state["best"] = self.best.state()
+        state["precision"] = self.fabric.strategy.precision.state_dict()
+        state["remembered"] = {name: remembering.state() for name, remembering in task.remember.items()}
+        if broken := not_finite(state["backbone"] | state["heads"]):
+            self.fail(f"{broken!r} is not finite at step {self.step:,}; lower optimizer.lr, with another out=")
+        try:
+            return save_checkpoint(self.checkpoints, self.step, state, task.saving.keep)
+        except OSError as error:
+            if error.errno not in NO_SPACE:
+                raise
+            self.fail(
+                f"no space for the checkpoint of step {self.step:,} in {self.checkpoints} ({error.strerror}); make "
+                "room, and the same command goes on",
+                error,
+            )
 
 
 def not_finite(weights: dict[str, Tensor]) -> str | None:
@@ -289,8 +410,3 @@ def not_finite(weights: dict[str, Tensor]) -> str | None:
         if value.is_floating_point() and not bool(value.isfinite().all()):
             return key
     return None
-
-
-def derived_seed(*parts: int | str) -> int:
-    """A seed of 63 bits that is a pure function of its parts, for example (seed, "views", step)."""
-    return random.Random(" ".join(map(str, parts))).getrandbits(63)

@@ -32,8 +32,11 @@ NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 OWN_KEYS = {"lr": "lr", "momentum": "momentum", "weight_decay": "weight_decay", "trust_coefficient": "trust"}
 
 
-def make_optimizer(objective: nn.Module, config: OptimizerConfig) -> Optimizer:
+def make_optimizer(objective: nn.Module, config: OptimizerConfig, fused: bool = True) -> Optimizer:
     """The optimiser of all parameters that need a gradient.
+
+    Those of torch's own that can update all parameters in one pass over memory do, unless `fused` is off, which it must
+    be where gradients are scaled (16-mixed) and clipped. It takes a fifth of the time, on a CPU too.
 
     Raises:
         ValueError: an unknown name, arguments that do not fit, settings that contradict each other, or an optimiser
@@ -47,7 +50,10 @@ def make_optimizer(objective: nn.Module, config: OptimizerConfig) -> Optimizer:
 
     name = timm_name(config.name)
     with_own_keys = {"lr": config.lr, "weight_decay": config.weight_decay, "momentum": config.momentum}
-    arguments = fitting_arguments(config, optimizer_class(config))
+    kind = optimizer_class(config)
+    arguments = fitting_arguments(config, kind)
+    if fused and "fused" in inspect.signature(kind.__init__).parameters and "foreach" not in arguments:
+        arguments = {"fused": True} | arguments
     return constructed(config, create_optimizer_v2, groups, opt=name, **with_own_keys, **arguments)
 
 

@@ -4,6 +4,7 @@ What comes in: a `PretrainConfig`. What goes out: the run folder with `config.ya
 `tensorboard/`, and pictures of the views (`views.png`) and of the first layer's filters (`filters.png`).
 """
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -12,25 +13,34 @@ from pathlib import Path
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.strategies import DDPStrategy
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from pretrain.accumulate import accumulation_warning
+from pretrain.average import make_average
+from pretrain.batch_size import fitting_batch_size
 from pretrain.checkpoint import BackboneSpec, load_matching
-from pretrain.config import PretrainConfig
-from pretrain.loop import Task, Training, derived_seed
+from pretrain.config import AUTO, PretrainConfig
+from pretrain.execution import set_up_execution
+from pretrain.loop import Task, Training
 from pretrain.models import TIMM_PREFIX, create_model, model_info
 from pretrain.models.sync_norm import convert_sync_batch_norm
 from pretrain.objectives import create_objective, known_objective
 from pretrain.objectives.objective import Objective, Wants
-from pretrain.optimizer import make_optimizer
+from pretrain.optimizer import make_optimizer, require_known_optimizer
 from pretrain.pictures import save_contact_sheet, save_filters
-from pretrain.probe import Probe
+from pretrain.probe import Probe, probe_is_due
 from pretrain.progress import say
+from pretrain.randomness import derived_seed
+from pretrain.resident import open_resident
 from pretrain.run_folder import RunFolder, open_run
-from pretrain.schedule import set_learning_rate
-from pretrain.stream import EpochBatches, ShardSet, load_batches, open_shards
+from pretrain.schedule import require_possible_schedule, set_learning_rate
+from pretrain.step_timer import StepTimer
+from pretrain.stream import Damage, EpochBatches, ShardSet, load_batches, open_shards
+from pretrain.trackers import open_trackers, require_installed
 from pretrain.views import ViewMaker, require_possible
 
+MOST_READERS = 8
 SHEET_IMAGES = 8
 
 
@@ -43,38 +53,42 @@ def pretrain(config: PretrainConfig, report: Callable[[dict[str, float]], None] 
 
     Raises:
         ValueError, FileNotFoundError, FileExistsError: one line on what is wrong with the config or the data.
-        pretrain.loop.TrainingStopped: the loss is not finite.
+        pretrain.loop.TrainingStopped: the loss is not finite, or memory or disk are full.
         KeyboardInterrupt: a signal asked to stop; the state is saved.
     """
     require_consistent(config)
-    train = open_shards(config.data.shards)
-    held_out = open_shards(config.data.labelled, "data.labelled") if config.data.labelled else None
-    steps_per_epoch = train.samples // config.batch_size
-    if steps_per_epoch == 0:
-        raise ValueError(
-            f"batch_size={config.batch_size} is larger than the {train.samples:,} images in {train.folder}"
-        )
+    train = open_shards(config.data.shards, damaged_share=config.data.damaged_share)
+    held_out = None
+    if config.data.labelled:
+        held_out = open_shards(config.data.labelled, "data.labelled", config.data.damaged_share)
+    require_one_batch(config, train)
     spec = backbone_spec(config)
     # Made before the folder is, so that a wrong argument leaves no folder behind.
     objective = build_objective(config, spec, train)
-    optimizer = make_optimizer(objective, config.optimizer)
+    optimizer = make_optimizer(objective, config.optimizer, fused=config.precision != "16-mixed")
     fabric = make_fabric(config, unused=bool(getattr(objective.backbone, "unused_parameters", ())))
     if config.sync_batch_norm and fabric.world_size > 1:
         objective = convert_sync_batch_norm(objective)
+    set_up_execution(objective.to(fabric.device), config)
     # One process makes the folder; the others would find it half made.
     with fabric.rank_zero_first():
         run = open_run(config, "pretrain", f"{config.model}-{config.objective}")
-    run.status(device=device_name(fabric.device), shards=str(train.folder), images=train.samples)
-    task = make_task(config, fabric, spec, objective, optimizer, run, train, held_out, steps_per_epoch, report)
+    if config.batch_size == AUTO:
+        config = replace(config, batch_size=found_batch_size(config, fabric, spec, train, run))
+    run.status(
+        device=device_name(fabric.device), shards=str(train.folder), images=train.samples, batch_size=config.batch_size
+    )
+    task = make_task(config, fabric, spec, objective, optimizer, run, train, held_out, report)
     training = Training(task, fabric, run)
     if fabric.is_global_zero:
-        announce(config, run, train, fabric, steps_per_epoch)
+        announce(config, run, train, fabric, task.steps_per_epoch)
         draw_views(config, run.path / "views.png")
     if training.step < task.steps:
         training.train()
     else:
         say(f"{run.path} is complete already")
-    run.status(state="finished")
+    if fabric.is_global_zero:
+        run.status(state="finished")
     return run.path
 
 
@@ -82,7 +96,7 @@ def require_consistent(config: PretrainConfig) -> None:
     """Fail on a wrong name or on keys that contradict each other before anything is read."""
     model_info(config.model)
     known_objective(config.objective)
-    views, rates = config.views, config.optimizer
+    views = config.views
     for low, high in (
         ("crop_area_min", "crop_area_max"),
         ("local_crop_area_min", "local_crop_area_max"),
@@ -90,8 +104,24 @@ def require_consistent(config: PretrainConfig) -> None:
     ):
         if getattr(views, low) > getattr(views, high):
             raise ValueError(f"views.{low}={getattr(views, low)} is larger than views.{high}={getattr(views, high)}")
-    if rates.warmup_epochs >= config.epochs and rates.warmup_epochs:
-        raise ValueError(f"optimizer.warmup_epochs={rates.warmup_epochs} must be fewer than epochs={config.epochs}")
+    require_possible_schedule(config.epochs, config.optimizer)
+    require_known_optimizer(config.optimizer.name)
+    require_installed(config.logging.trackers)
+
+
+def require_one_batch(config: PretrainConfig, train: ShardSet) -> None:
+    """Fail where the images do not fill a batch, or a batch cannot be cut as the config says."""
+    if config.batch_size == AUTO:
+        return
+    if config.batch_size > sum(train.readable):
+        raise ValueError(
+            f"batch_size={config.batch_size} is larger than the {train.samples:,} images in {train.folder}"
+        )
+    if config.batch_size % (config.devices * config.accumulate):
+        raise ValueError(
+            f"batch_size={config.batch_size} cannot be cut into equal parts for devices={config.devices} and "
+            f"accumulate={config.accumulate}"
+        )
 
 
 def wanted(config: PretrainConfig) -> Wants:
@@ -124,8 +154,6 @@ def make_fabric(config: PretrainConfig, unused: bool = False) -> Fabric:
         accelerator=config.accelerator, strategy=strategy, devices=config.devices, precision=config.precision
     )
     fabric.launch()
-    if config.batch_size % fabric.world_size:
-        raise ValueError(f"batch_size={config.batch_size} cannot be divided by {fabric.world_size} devices")
     return fabric
 
 
@@ -168,59 +196,99 @@ def make_task(
     run: RunFolder,
     train: ShardSet,
     held_out: ShardSet | None,
-    steps_per_epoch: int,
     report: Callable[[dict[str, float]], None] | None,
 ) -> Task:
     """Everything the loop needs, bound to this config."""
+    steps_per_epoch = sum(train.readable) // config.batch_size
     views = ViewMaker(
         config.views, spec, objective.wants, config.seed, fabric.device, fabric.global_rank, fabric.world_size
     )
-    probe = Probe(train, held_out, config.probe, views.evaluation)
-    if probe.has_labels:
+    probe = Probe(train, held_out, config.probe, views.evaluation, views.pair)
+    if probe.has_labels and fabric.is_global_zero:
         run.status(knn_chance=1 / len(held_out.labels))
+    if warning := accumulation_warning(objective, config.objective, config.accumulate):
+        say(warning)
 
-    def prepare(batch: dict[str, Tensor], step: int) -> dict[str, Tensor]:
-        epoch = torch.tensor(step / steps_per_epoch)
-        return {**views.training(batch, step), "epoch": epoch, "progress": epoch / config.epochs}
+    def prepared(step: int, timer: StepTimer) -> Iterator[dict[str, Tensor]]:
+        batches = training_batches(config, fabric, train, *divmod(step, steps_per_epoch))
+        for number, made in enumerate(views.stream(batches, step, timer), step):
+            epoch = torch.tensor(number / steps_per_epoch)
+            yield {**made, "epoch": epoch, "progress": epoch / config.epochs}
 
-    def measure(note: Callable[[str], None]) -> dict[str, float]:
-        measured = probe.measure(objective.backbone, note)
+    def measure(backbone: nn.Module, note: Callable[[str], None]) -> dict[str, float]:
+        measured = probe.measure(backbone, note)
         if hasattr(objective, "logits") and held_out and held_out.labels:
             measured |= probe.classification(objective, note)
+        if fabric.is_global_zero:
+            save_filters(backbone, run.path / "filters.png")
         if report:
             report(measured)
         return measured
 
     return Task(
-        objective=objective.to(fabric.device),
+        objective=objective,
         optimizer=optimizer,
         spec=spec,
-        batches=partial(epoch_batches, config, fabric, train),
-        prepare=prepare,
-        set_lr=lambda optimizer, epoch: set_learning_rate(
-            optimizer, epoch * steps_per_epoch, steps_per_epoch, config.epochs, config.optimizer
+        prepared=prepared,
+        set_lr=partial(
+            set_learning_rate, steps_per_epoch=steps_per_epoch, epochs=config.epochs, config=config.optimizer
         ),
         measure=measure,
+        measure_due=partial(probe_is_due, config.probe, steps_per_epoch=steps_per_epoch),
         epochs=config.epochs,
         steps_per_epoch=steps_per_epoch,
         batch_size=config.batch_size,
         seed=config.seed,
         log_every=config.log_every,
         clip_norm=config.optimizer.clip_norm,
-        probe_every_epochs=config.probe.every_epochs,
         saving=config.checkpoint,
-        after_measure=partial(save_filters, objective.backbone, run.path / "filters.png"),
+        open_trackers=partial(open_trackers, config.logging.trackers, run.path, config),
+        accumulate=config.accumulate,
+        average=make_average(objective.backbone, config.average),
+        remember={"probe": probe},
+        profile=config.profile,
     )
 
 
-def epoch_batches(
+def training_batches(
     config: PretrainConfig, fabric: Fabric, train: ShardSet, epoch: int, start: int
 ) -> Iterator[dict[str, Tensor]]:
-    batches = EpochBatches(
+    """This device's part of all batches from number `start` of an epoch on, from memory where the set fits in it."""
+    epochs = config.epochs - epoch
+    wanted = EpochBatches(
         train, config.batch_size, config.seed, epoch, config.data.shuffle_buffer, start,
-        fabric.global_rank, fabric.world_size,
+        fabric.global_rank, fabric.world_size, epochs=epochs,
     )  # fmt: skip
-    return load_batches(batches, config.data.workers, pin=fabric.device.type == "cuda")
+    damage, readers = Damage(train), reader_processes(config, fabric)
+    # Decoding everything first pays where images are seen again.
+    if epochs > 1:
+        shares = config.data.device_share, config.data.memory_share
+        if held := open_resident(train, fabric.device, *shares, readers, damage):
+            return held.batches(wanted)
+    return load_batches(wanted, readers, fabric.device.type == "cuda", damage)
+
+
+def reader_processes(config: PretrainConfig, fabric: Fabric) -> int:
+    """How many processes read for each device; a CPU that trains has little to spare."""
+    if config.data.workers != AUTO:
+        return config.data.workers
+    if fabric.device.type == "cpu":
+        return 1
+    return max(1, min(MOST_READERS, (os.cpu_count() or 1) // config.devices - 1))
+
+
+def found_batch_size(
+    config: PretrainConfig, fabric: Fabric, spec: BackboneSpec, train: ShardSet, run: RunFolder
+) -> int:
+    """The largest batch over all devices that fits, which a run keeps once it has been found."""
+    if "batch_size" in run.facts:
+        return run.facts["batch_size"]
+    most = sum(train.readable) // fabric.world_size
+    found = torch.tensor(fitting_batch_size(config, spec, train, fabric, most), device=fabric.device)
+    # All devices take equal parts, so the one with the least memory decides.
+    size = -int(fabric.all_reduce(-found, reduce_op="max")) * fabric.world_size
+    say(f"batch_size=auto: {size:,}")
+    return size
 
 
 def draw_views(config: PretrainConfig, path: Path) -> Path:

@@ -107,6 +107,13 @@ class ViewMaker:
         """The central view (batch, 3, size, size), 224 / 256 of the short side, as mouse-vision evaluates."""
         return evaluation_view(batch["images"].to(self.device), batch["sizes"], self.size, self.mean, self.std)
 
+    def pair(self, batch: dict[str, Tensor]) -> Tensor:
+        """Two random views (2, batch, 3, size, size) of each image, as the first of training, the same at each call."""
+        images, sizes = batch["images"].to(self.device, non_blocking=True), batch["sizes"]
+        # A process makes those of all images it is given, not of its part of a batch.
+        drawn = [draw_parameters(sizes, self.config, self.generator("probe", view), view) for view in range(2)]
+        return self.stack(images, drawn, self.size)
+
     def draw(self, sizes: Tensor, during: range, view: int, local: bool = False) -> ViewParameters:
         """The parameters of one view at some steps; local views are counted on from the others."""
         generators = [self.generator("views", step, view) for step in during]

@@ -39,6 +39,7 @@ class Key:
     low: float | None = None
     high: float | None = None
     choices: tuple[Any, ...] | None = None
+    words: tuple[tuple[str, Any], ...] = ()
 
     @property
     def is_group(self) -> bool:
@@ -48,7 +49,8 @@ class Key:
     @property
     def type_name(self) -> str:
         """The declared type in words, such as `list of integers` or `text or null`."""
-        return kind_name(self.kind) + (" or null" if self.optional else "")
+        words = "".join(f" or {word}" for word, _ in self.words)
+        return kind_name(self.kind) + words + (" or null" if self.optional else "")
 
     @property
     def allowed(self) -> str:
@@ -76,6 +78,7 @@ def level_keys(cls: type, path: str = "") -> dict[str, Key]:
         notes = dict(entry.metadata)
         if notes.get("choices") is not None:
             notes["choices"] = tuple(notes["choices"])
+        notes["words"] = tuple((notes.get("words") or {}).items())
         keys[entry.name] = Key(_below(path, entry.name), kind, optional, default, **notes)
     return keys
 
@@ -211,6 +214,9 @@ def _checked_mapping(key: Key, value: Any) -> dict[str, Any]:
 
 
 def _checked_scalar(key: Key, path: str, kind: type, value: Any) -> Any:
+    for word, meant in key.words:
+        if value in (word, meant, str(meant)):
+            return meant
     try:
         value = _READERS[kind](value)
     except (ValueError, TypeError, OverflowError) as error:

@@ -1,0 +1,73 @@
+"""How many images a device can train on at a time.
+
+What comes in: the config of a pretraining, and the device. What goes out: the largest batch of one device with which
+whole steps fit into its memory: images, views, forward, backward and the optimiser.
+"""
+
+from dataclasses import replace
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from pretrain.accumulate import split_batch
+from pretrain.checkpoint import BackboneSpec
+from pretrain.config import PretrainConfig
+from pretrain.execution import set_up_execution
+from pretrain.largest_batch import largest_batch
+from pretrain.models import create_model
+from pretrain.objectives import create_objective
+from pretrain.optimizer import make_optimizer
+from pretrain.stream import EpochBatches, ShardSet, load_batches
+from pretrain.views import ViewMaker
+
+FIRST_TRY = 64
+# Optimisers allocate in their first step; a third sees memory that has been cut into pieces.
+STEPS = 3
+
+
+def fitting_batch_size(config: PretrainConfig, spec: BackboneSpec, train: ShardSet, fabric: Fabric, most: int) -> int:
+    """A multiple of 8, and at most `most`, for one device.
+
+    Raises:
+        ValueError: the device is no GPU, or not even 8 images fit.
+    """
+    device = fabric.device
+    if device.type != "cuda":
+        raise ValueError(
+            f"batch_size=auto looks for what fits on a GPU, and this run is on {device.type}; set a number"
+        )
+    few = next(load_batches(EpochBatches(train, min(FIRST_TRY, train.samples), drop_last=False), workers=0))
+
+    def try_step(images: int) -> None:
+        backbone = create_model(spec.name, **spec.args)
+        objective = create_objective(
+            config.objective,
+            backbone,
+            num_samples=train.samples,
+            input_size=spec.input_size,
+            classes=train.classes,
+            **config.objective_args,
+        ).to(device)
+        set_up_execution(objective, replace(config, compile=False))
+        optimizer = make_optimizer(objective, config.optimizer, fused=config.precision != "16-mixed")
+        views = ViewMaker(config.views, spec, objective.wants, config.seed, device)
+        for step in range(STEPS):
+            made = views.training(repeated(few, images), step) | {
+                "epoch": torch.tensor(0.0), "progress": torch.tensor(0.0)
+            }  # fmt: skip
+            optimizer.zero_grad()
+            for part in split_batch(made, config.accumulate):
+                with fabric.autocast():
+                    loss = objective(part)["loss"]
+                loss.backward()
+            optimizer.step()
+            objective.after_step()
+
+    return largest_batch(try_step, FIRST_TRY, most)
+
+
+def repeated(batch: dict[str, Tensor], images: int) -> dict[str, Tensor]:
+    """A batch of so many images, the same few again and again."""
+    rows = torch.arange(images) % len(batch["index"])
+    return {key: value[rows] for key, value in batch.items()}
