@@ -32,10 +32,10 @@ def after_steps(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int =
 
 
 PLAIN = {
-    "momentum": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, weight_decay=0.3),
-    "nesterov": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, weight_decay=0.3, nesterov=True),
-    "adam": lambda p: torch.optim.Adam(p, lr=0.1, weight_decay=0.3),
-    "adamw": lambda p: torch.optim.AdamW(p, lr=0.1, weight_decay=0.3),
+    "momentum": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, weight_decay=0.3, fused=True),
+    "nesterov": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, weight_decay=0.3, nesterov=True, fused=True),
+    "adam": lambda p: torch.optim.Adam(p, lr=0.1, weight_decay=0.3, fused=True),
+    "adamw": lambda p: torch.optim.AdamW(p, lr=0.1, weight_decay=0.3, fused=True),
 }
 
 
