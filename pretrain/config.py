@@ -72,9 +72,7 @@ class ShardsConfig:
     )
     images: int = setting(10000, "how many images `source=simulated` makes", low=1)
     seed: int = setting(0, "seed of the order of images and clips, and of the images that are made", low=0)
-    workers: int = setting(
-        0, "threads that read and encode; 0: one for each core; the bytes are the same", low=0, high=256
-    )
+    workers: int = setting(0, "threads that read and encode; 0: one for each core", low=0, high=256)
 
 
 @dataclass

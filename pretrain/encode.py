@@ -1,7 +1,7 @@
 """Images as shards hold them: resized and encoded, with their depth maps and signals.
 
-What comes in: an `Item`, and the config's size and format. What goes out: `Encoded`, which is what a sample's files hold,
-or why it has none.
+What comes in: an `Item`, and the config's size and format. What goes out: `Encoded`: what a sample's files hold, or why
+it has none.
 """
 
 import io

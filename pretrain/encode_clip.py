@@ -1,8 +1,8 @@
 """Clips as shards hold them: frames resized as images are, or the encoded video as it was, with signals.
 
-What comes in: an `Item` with a clip. What goes out: `Encoded`, with the frames uint8 (frames, height, width) or (frames,
-height, width, 3) in `clip.npy`, or the video in its own format, and always `clip.json`: `frames`, `height`, `width`,
-`frame_rate_hz`, `video` (the item's name), and `first_frame`, its place in the video.
+What comes in: an `Item` with a clip. What goes out: `Encoded`, with the frames uint8 (frames, height, width[, 3]) in
+`clip.npy`, or the video in its own format, and always `clip.json`: `frames`, `height`, `width`, `frame_rate_hz`,
+`video` (the item's name), and `first_frame`, its place in the video.
 """
 
 import json

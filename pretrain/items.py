@@ -1,7 +1,7 @@
 """What a source of shards yields: images or clips, one by one, in a fixed order.
 
-What comes in: nothing. What goes out: the types `Item` and `Source`, and what the kinds of source share: which files are
-images or videos, how many bytes a file has, and the one shuffle of a listing.
+What comes in: nothing. What goes out: the types `Item` and `Source`, and what the kinds of source share: which files
+are images or videos, how many bytes a file has, the one shuffle of a listing, and how videos are cut.
 """
 
 import random

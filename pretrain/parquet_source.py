@@ -1,8 +1,8 @@
 """Images of Parquet files: one file, or the parts of a data set as Hugging Face's hub has them.
 
 What comes in: a file, or a folder with parts such as `data/train-00000-of-00004.parquet`, whose image column holds
-encoded bytes, or Hugging Face's struct with a `bytes` field. What goes out: a `Source` of the rows in their order. Which
-column holds images and how the classes are called is read from the `huggingface` notes in the schema where there are any
+encoded bytes, or Hugging Face's struct with a `bytes` field. What goes out: a `Source` of the rows in their order.
+Which column holds images, and the classes' names, are read from the `huggingface` notes in the schema, if it has any
 (https://huggingface.co/docs/datasets/about_dataset_features).
 """
 

@@ -3,7 +3,7 @@
 What comes in: a local folder or a URL. What goes out: the index as a dictionary, or one line for each shard that is not
 as the index says.
 
-`index.json` has `format`, `samples`, `kind` (`images`, `clips`), `labels` that occur, `classes` (names or null), `depth`,
+`index.json` has `format`, `samples`, `kind` (images or clips), `labels` that occur, `classes` (names or null), `depth`,
 `signals` (channels by name), `frame_rates_hz` of clips, `frames_left_out`, `unreadable`, `plan` (what the shards were
 made of), and `shards`: `file`, `samples`, `bytes`, `sha256` of each, in the order of the global indices. Older shards
 have no `depth`, or no `kind`, `signals`, `frame_rates_hz` and `frames_left_out`: they hold images alone.

@@ -121,14 +121,14 @@ def encoded_in_order(
 def with_room(
     folder: ShardFolder, samples: Iterator[tuple[Item, Encoded]], source: Source, left: int, config: ShardsConfig
 ) -> Iterator[tuple[Item, Encoded]]:
-    """The same samples; raises OSError where the disk has no room for the `left` ones, by the sizes of the first few."""
+    """The same samples; raises OSError where the disk has no room for `left` of them, by the sizes of the first few."""
     first = list(islice(samples, TRIED[source.kind]))
     each = sum(tar_bytes(encoded) for _, encoded in first) / max(len(first), 1)
     needed, free, where = folder.free_bytes(int(each * left), int(each * min(left, config.shard_samples)))
     if needed > free:
         raise OSError(
-            f"the shards need about {needed / 1e9:,.1f} GB in {str(where)!r}, {free / 1e9:,.1f} GB are free; free some, "
-            "or choose another out= or a smaller size="
+            f"the shards need about {needed / 1e9:,.1f} GB in {str(where)!r}, {free / 1e9:,.1f} GB are free; free "
+            "some, or choose another out= or a smaller size="
         )
     return chain(first, samples)
 
@@ -147,8 +147,8 @@ def one_line_when_full(folder: ShardFolder, number: int) -> Iterator[None]:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise OSError(
-            f"no space left for {shard_name(number)} of {folder}; the {number} shards before it are complete: free some "
-            "space and run the same command again"
+            f"no space left for {shard_name(number)} of {folder}; the {number} shards before it are complete: free "
+            "some space and run the same command again"
         ) from error
 
 
@@ -175,9 +175,8 @@ def shard_plan(source: Source, config: ShardsConfig) -> dict:
 def finished_index(folder: ShardFolder, plan: dict) -> dict:
     index = read_index(str(folder))
     require_same_plan(folder, index["plan"], plan)
-    say(
-        f"{folder} is complete already: {index['samples']:,} {index.get('kind', 'images')} in {len(index['shards'])} shards"
-    )
+    kind = index.get("kind", "images")
+    say(f"{folder} is complete already: {index['samples']:,} {kind} in {len(index['shards'])} shards")
     return index
 
 

@@ -20,7 +20,7 @@ from fsspec.core import url_to_fs
 
 ATTEMPTS = 4
 WAIT_S = 1.0  # before the second attempt; twice as long before each further one
-EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs"}
+EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs", "http": "http", "https": "http"}
 
 
 def is_url(location: Path | str) -> bool:
@@ -160,9 +160,7 @@ class ShardCache:
             except FileNotFoundError:
                 if not is_url(url):
                     raise
-        raise OSError(
-            f"{self.folder} loses shards before they are opened; allow it more than {self.limit_bytes:,} bytes"
-        )
+        raise OSError(f"{self.folder} loses shards before they are opened; allow more than {self.limit_bytes:,} bytes")
 
     def make_room(self, bytes: int, kept: Path) -> None:
         """Remove what was longest unused until there is room for `bytes` beside the rest; `kept` is not counted."""

@@ -1,25 +1,23 @@
-"""Encoded videos: what they hold, and their frames, decoded with PyAV.
+"""Encoded videos: what they hold, and their frames, with PyAV or, where that is not installed, torchcodec.
 
-What comes in: a video file, open or as a path. What goes out: `VideoFacts`, found without decoding, and frames uint8
-(height, width, 3), or (height, width) of grey videos, as a player shows them: in order, turned as the file says.
-
-Any frame is reached exactly: from the keyframe that is shown at or before it, by its presentation time.
+What comes in: a video file, open or as a path. What goes out: `VideoFacts`, and frames uint8 (height, width, 3), or
+(height, width) of grey videos, as a player shows them: in order, turned as the file says. Any frame is reached exactly.
 """
 
+import importlib.util
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from types import ModuleType
+from typing import BinaryIO
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from av.container import InputContainer
-
-# Containers that hold their frames themselves; a playlist under a video's name could lead to other files.
-FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,avi,matroska,webm"
-MISSING = "videos need PyAV: pip install 'murine[video]'"
+MISSING = "videos need PyAV or torchcodec: pip install 'murine[video]'"
+# A playlist under a video's name could lead to other files, so that only containers that hold their frames are opened:
+# MP4 and QuickTime have the name of their first box behind its length, Matroska and WebM are EBML, AVI is RIFF.
+FIRST_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot")
+EBML, RIFF = b"\x1a\x45\xdf\xa3", b"RIFF"
 
 
 @dataclass(frozen=True)
@@ -27,60 +25,21 @@ class VideoFacts:
     """Frames of a video, their rate, height and width as shown, and how to reach them.
 
     `times` are the frames' presentation times int64 (frames,), in the file's own unit; `key_times` those of the frames
-    that need no other. Both are None where the file does not give every frame a time of its own.
+    that need no other. Both are None where they are not known, or not to be relied on.
     """
 
     frames: int
     frame_rate_hz: float
     height: int
     width: int
-    times: np.ndarray | None
-    key_times: np.ndarray | None
-
-
-@contextmanager
-def opened_video(file: Path | BinaryIO) -> Iterator["InputContainer"]:
-    """A video, open for reading in one thread; nothing but the file itself is opened, whatever it refers to."""
-    try:
-        import av
-    except ImportError as error:
-        raise ValueError(MISSING) from error
-    if not isinstance(file, Path):
-        file.seek(0)
-    source = str(file.absolute()) if isinstance(file, Path) else file
-    with av.open(source, options={"format_whitelist": FORMATS}) as container:
-        if not container.streams.video:
-            raise ValueError("it holds no video")
-        container.streams.video[0].codec_context.thread_count = 1
-        yield container
+    times: np.ndarray | None = None
+    key_times: np.ndarray | None = None
 
 
 def video_facts(file: Path | BinaryIO) -> VideoFacts:
-    """What a video holds, from its packets; raises ValueError where it holds no frame."""
-    with opened_video(file) as container:
-        stream = container.streams.video[0]
-        packets = [
-            (packet.pts, packet.is_keyframe)
-            for packet in container.demux(stream)
-            if packet.size and not packet.is_discard
-        ]
-        if not packets:
-            raise ValueError("it holds no frame")
-        rate = stream.average_rate or stream.guessed_rate or stream.base_rate
-        times = key_times = None
-        if all(time is not None for time, _ in packets) and len({time for time, _ in packets}) == len(packets):
-            times = np.sort(np.array([time for time, _ in packets], np.int64))
-            key_times = np.sort(np.array([time for time, key in packets if key], np.int64))
-            if len(times) > 1:
-                seconds = float((times[-1] - times[0]) * stream.time_base)
-                rate = (len(times) - 1) / seconds if not rate else rate
-        if not rate:
-            raise ValueError("it does not say its frame rate")
-    with opened_video(file) as container:
-        shown = next(decoded(container), None)
-        if shown is None:
-            raise ValueError("its first frame cannot be decoded")
-    return VideoFacts(len(packets), float(rate), shown.shape[0], shown.shape[1], times, key_times)
+    """What a video holds; only its first frame is decoded. Raises ValueError where it holds none."""
+    require_container(file)
+    return decoder().find_facts(file)
 
 
 def video_frames(
@@ -90,29 +49,37 @@ def video_frames(
 
     Raises ValueError where the video ends before the last of them.
     """
+    require_container(file)
     wanted = range(facts.frames)[first::stride][:count]
-    with opened_video(file) as container:
-        if facts.times is None or not len(facts.key_times) or facts.key_times[0] > facts.times[wanted[0]]:
-            numbered = enumerate(decoded(container))
-            found = (frame for number, frame in numbered if number in wanted)
-        else:
-            start = facts.key_times[np.searchsorted(facts.key_times, facts.times[wanted[0]], side="right") - 1]
-            container.seek(int(start), stream=container.streams.video[0], backward=True)
-            found = decoded(container, {int(facts.times[number]) for number in wanted})
-        given = 0
-        for frame in found:
-            yield frame
-            given += 1
-            if given == len(wanted):
-                return
+    given = 0
+    for frame in decoder().find_frames(file, facts, wanted):
+        yield frame
+        given += 1
+        if given == len(wanted):
+            return
     raise ValueError(f"it gave {given:,} frames of {len(wanted):,}")
 
 
-def decoded(container: "InputContainer", times: set[int] | None = None) -> Iterator[np.ndarray]:
-    """Pixels of the frames to come, or of those with these presentation times."""
-    for frame in container.decode(container.streams.video[0]):
-        if times is not None and frame.pts not in times:
-            continue
-        grey = frame.format.name.startswith("gray")
-        pixels = frame.to_ndarray(format="gray" if grey else "rgb24")
-        yield np.ascontiguousarray(np.rot90(pixels, frame.rotation // 90 % 4))
+def require_container(file: Path | BinaryIO) -> None:
+    if isinstance(file, Path):
+        with file.open("rb") as opened:
+            start = opened.read(12)
+    else:
+        file.seek(0)
+        start = file.read(12)
+        file.seek(0)
+    if start[4:8] not in FIRST_BOXES and not start.startswith(EBML) and (start[:4], start[8:]) != (RIFF, b"AVI "):
+        raise ValueError("it is no MP4, QuickTime, Matroska, WebM or AVI file")
+
+
+def decoder() -> ModuleType:
+    """The module that decodes, `video_pyav` or `video_torchcodec`; raises one line where neither can."""
+    if importlib.util.find_spec("av"):
+        from pretrain import video_pyav
+
+        return video_pyav
+    if importlib.util.find_spec("torchcodec"):
+        from pretrain import video_torchcodec
+
+        return video_torchcodec
+    raise ValueError(MISSING)
