@@ -187,8 +187,9 @@ def is_whole(path: Path, size: int) -> bool:
 
 def touch(path: Path) -> bool:
     """Note that a shard was used now; False where it has just made room for another."""
+    now = time.time_ns()  # finer than the clock that the file system would take
     try:
-        os.utime(path)
+        os.utime(path, ns=(now, now))
     except FileNotFoundError:
         return False
     return True
