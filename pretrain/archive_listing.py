@@ -20,7 +20,7 @@ from typing import BinaryIO
 from pretrain.items import IMAGE_SUFFIXES, VIDEO_SUFFIXES, StoredFile, byte_count, open_stored, suffix_of
 from pretrain.label_list import read_label
 from pretrain.progress import progress
-from pretrain.storage import RemoteFile, file_system, one_line_errors
+from pretrain.storage import RemoteFile, by_folder, file_system, one_line_errors
 
 LABEL_SUFFIXES = frozenset((".cls", ".json"))
 READ_SUFFIXES = IMAGE_SUFFIXES | VIDEO_SUFFIXES | {".npy", ".npz"}
@@ -87,7 +87,10 @@ def opened_zip(file: Path | RemoteFile, process: int) -> zipfile.ZipFile:
 
 
 def archive_listing(file: Path | RemoteFile) -> Listing:
-    """Images, videos, arrays and labels in a tar or zip by name, without the folder that holds everything else."""
+    """Images, videos, arrays and labels in a tar or zip by name, without the folder that holds everything else.
+
+    Sorted as a folder is, whatever their order in the archive.
+    """
     found: Listing = {}
     add_members = add_zip_members if suffix_of(file.name) == ".zip" else add_tar_members
     with progress(f"list {file.name}, MiB", byte_count(file) // MEBIBYTE) as meter:
@@ -100,7 +103,8 @@ def archive_listing(file: Path | RemoteFile) -> Listing:
             add_members(found, file, reached)
         except (tarfile.TarError, zipfile.BadZipFile, EOFError, NotImplementedError) as error:
             raise ValueError(f"{str(location(file))!r} cannot be read as {suffix_of(file.name)}: {error}") from error
-    return without_common_folder(found)
+    names = without_common_folder(found)
+    return {name: names[name] for name in sorted(names, key=by_folder)}
 
 
 def add_tar_members(found: Listing, file: Path | RemoteFile, reached: Callable[[int], None]) -> None:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import BinaryIO
 
 from filelock import FileLock
@@ -97,7 +97,12 @@ def remote_file(url: str) -> RemoteFile | None:
 def list_files(folder: Path | str) -> dict[str, Path | RemoteFile]:
     """Files of a folder and of the folders below it, by their place in it, sorted folder by folder."""
     names = local_files(folder) if isinstance(folder, Path) else remote_files(folder)
-    return {name: names[name] for name in sorted(names, key=lambda name: PurePosixPath(name).parts)}
+    return {name: names[name] for name in sorted(names, key=by_folder)}
+
+
+def by_folder(name: str) -> list[str]:
+    """Sorts names folder by folder."""
+    return name.split("/")
 
 
 def local_files(folder: Path) -> dict[str, Path]:

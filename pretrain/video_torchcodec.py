@@ -1,7 +1,7 @@
 """Videos decoded with torchcodec (https://meta-pytorch.org/torchcodec), which finds every frame by its own scan.
 
-What comes in: a video file, open or as a path. What goes out: as `pretrain/video.py` says. AVI files whose codec reorders
-frames are beyond it: they raise an error, which PyAV does not.
+What comes in: a video file, open or as a path. What goes out: as `pretrain/video.py` says. AVI files whose codec
+reorders frames are beyond it and raise an error; PyAV reads them.
 """
 
 from collections.abc import Iterator

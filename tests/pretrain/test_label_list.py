@@ -49,7 +49,7 @@ def test_lists_of_labels(tmp_path, text, expected):
 
 def test_imagenets_own_numbers_become_synsets(tmp_path):
     path = listed(tmp_path, "2\n1\n2\n", "ILSVRC2012_validation_ground_truth.txt")
-    with pytest.raises(FileNotFoundError, match="ImageNet's own class numbers, which only .* meta.mat explains"):
+    with pytest.raises(FileNotFoundError, match=r"ImageNet's own class numbers, which only .* meta.mat explains"):
         read_label_list(path, NAMES)
     # As in the development kit: the synsets of the 1000 classes first, then those that have children.
     kinds = [("ILSVRC2012_ID", "f8"), ("WNID", "O"), ("words", "O"), ("gloss", "O"), ("num_children", "f8")]
@@ -63,7 +63,7 @@ def test_lists_that_do_not_fit_are_one_line(tmp_path):
         read_label_list(listed(tmp_path, "1\n2"), NAMES)
     with pytest.raises(ValueError, match=r"has no label for 2 of 3 images; the first: 'ILSVRC2012_val_00000002.JPEG'"):
         read_label_list(listed(tmp_path, f"{NAMES[0]} 1\nother.JPEG 2"), NAMES)
-    with pytest.raises(FileNotFoundError, match="absent.txt' does not exist"):
+    with pytest.raises(FileNotFoundError, match=r"absent.txt' does not exist"):
         read_label_list(tmp_path / "absent.txt", NAMES)
     (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ValueError, match="is no text file"):

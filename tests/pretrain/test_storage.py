@@ -130,7 +130,7 @@ def test_a_download_that_never_succeeds_leaves_nothing_and_says_why(server, tmp_
     server.handler.breaks = 0
     with pytest.raises(OSError, match=r"tried 4 times: it gave 1,000 bytes of 1,001"):
         cache.local_path(shards(server)[1], SHARD_BYTES + 1)
-    with pytest.raises(FileNotFoundError, match="absent.tar does not exist"):
+    with pytest.raises(FileNotFoundError, match=r"absent.tar does not exist"):
         cache.local_path(f"{server.url}/absent.tar", SHARD_BYTES)
     assert kept(tmp_path / "cache") == []
     assert not list((tmp_path / "cache").glob("*.tmp"))
