@@ -37,30 +37,47 @@ def setting(
 
 @dataclass
 class ShardsConfig:
-    """Images become WebDataset tar shards, or `verify` checks shards against their index."""
+    """Images or clips become WebDataset tar shards, or `verify` checks shards against their index."""
 
     source: str | None = setting(
         None,
-        "folder of images (flat or class folders), Parquet file, or `simulated` for images made on the spot",
+        "images or videos (flat or class folders), a .tar or .zip of them, ImageNet's or WebDataset's tars, Parquet "
+        "files, .npy stacks; a path or URL; or `simulated` for images made on the spot",
     )
-    out: str | None = setting(None, "folder that receives the shards and index.json")
-    verify: str | None = setting(None, "folder of shards to check against its index instead of writing")
+    out: str | None = setting(None, "folder or URL that receives the shards and index.json")
+    verify: str | None = setting(None, "folder or URL of shards to check against its index instead of writing")
     size: int = setting(96, "short side after resizing", "pixels", 8, 4096)
-    format: str = setting("jpeg", "how pixels are stored", choices=("jpeg", "raw"))
+    format: str = setting(
+        "jpeg",
+        "how pixels are stored; clips are raw, or, encoded, the videos as they were",
+        choices=("jpeg", "raw", "encoded"),
+    )
     quality: int = setting(95, "JPEG quality", low=1, high=100)
+    clip_frames: int = setting(0, "videos are cut into clips of this length; 0: each is one clip", "frames", 0)
+    frame_rate_hz: float | None = setting(
+        None, "of `.npy` stacks, which are images without it, and clips with it", "Hz", 0.001, 100000
+    )
     shard_samples: int = setting(2000, "samples in one shard", low=1)
     max_unreadable: float = setting(0.01, "share of unreadable images above which writing fails", low=0, high=1)
+    labels: str | None = setting(
+        None,
+        "text file with a name and its label on each line, or the labels alone in the order of the names, such as "
+        "ImageNet's ILSVRC2012_validation_ground_truth.txt beside its meta.mat",
+    )
     image_column: str | None = setting(None, "Parquet column with the image (default: found by its content)")
-    label_column: str | None = setting(None, "Parquet column with the label (default: `label`, if there is one)")
+    label_column: str | None = setting(None, "Parquet column with the label (default: `label`, or the one of classes)")
     depth: str | None = setting(
         None,
         "folder of depth images, named as the source's images are (suffixes may differ), or `simulated` with "
         "source=simulated; depth is grey, 8 or 16 bit, in any units",
     )
     depth_column: str | None = setting(None, "Parquet column with the depth image")
-    where: str | None = setting(None, "Parquet rows to keep, as `column=value`, for example `split=train`")
+    where: str | None = setting(
+        None, "Parquet rows to keep, as `column=value`, or the split of a data set's parts, for example `split=train`"
+    )
     images: int = setting(10000, "how many images `source=simulated` makes", low=1)
-    seed: int = setting(0, "seed of the order of a folder's images, and of the images that are made", low=0)
+    seed: int = setting(0, "seed of the order of images and clips, and of the images that are made", low=0)
+    workers: int = setting(0, "threads that read and encode; 0: one for each core", low=0, high=256)
 
 
 @dataclass

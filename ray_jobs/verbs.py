@@ -43,13 +43,15 @@ def shards(config: ShardsConfig) -> None:
         return
     if config.source is None or config.out is None:
         raise ValueError(
-            "shards needs source=<folder, .parquet file or `simulated`> and out=<folder>, or verify=<folder>"
+            "shards needs source=<folder, file, URL or `simulated`> and out=<folder or URL>, or verify=<folder or URL>"
         )
     source = simulated_source(config) if config.source == MADE_ON_THE_SPOT else open_source(config)
     index = write_shards(source, config)
     labels = f", {len(index['labels'])} labels" if index["labels"] else ", no labels"
     depth = " and depth maps" if index.get("depth") else ""
-    print(f"{config.out}: {index['samples']:,} images{depth}{labels}, {len(index['shards'])} shards")
+    signals = "".join(f", {name} ({channels})" for name, channels in index.get("signals", {}).items())
+    kind = index.get("kind", "images")
+    print(f"{config.out}: {index['samples']:,} {kind}{depth}{signals}{labels}, {len(index['shards'])} shards")
 
 
 def simulated_source(config: ShardsConfig) -> "Source":

@@ -92,6 +92,44 @@ def tiny_shards(class_folder: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 @pytest.fixture(scope="session")
+def write_video() -> Callable[..., Path]:
+    """Writes a video whose frames show their own number, in eight stripes of black and white: `frame_number` reads it.
+
+    48 x 64 pixels, 25 frames per second unless `rate` says otherwise; `size` (width, height).
+    """
+    av = pytest.importorskip("av")
+
+    def write(path: Path, frames: int = 30, codec: str = "libx264", pixels: str = "yuv420p", **options: Any) -> Path:
+        width, height = options.pop("size", (64, 48))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with av.open(str(path), "w") as container:
+            stream = container.add_stream(codec, rate=options.pop("rate", 25), options=options)
+            stream.width, stream.height, stream.pix_fmt = width, height, pixels
+            stream.codec_context.gop_size = 12
+            for number in range(frames):
+                stripes = np.array([255 * (number >> bit & 1) for bit in range(8)], np.uint8)
+                picture = np.broadcast_to(np.repeat(stripes, width // 8)[None, :, None], (height, width, 3))
+                frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode())
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def frame_number() -> Callable[[np.ndarray], int]:
+    """The number that a frame (height, width) or (height, width, 3) of `write_video` shows, whatever its size."""
+
+    def number(frame: np.ndarray) -> int:
+        columns = frame.astype(float).mean(tuple(axis for axis in range(frame.ndim) if axis != 1))
+        middles = ((np.arange(8) + 0.5) * len(columns) / 8).astype(int)
+        return int(((columns[middles] > 128) << np.arange(8)).sum())
+
+    return number
+
+
+@pytest.fixture(scope="session")
 def tiny_config(tiny_shards: Path) -> Callable[..., PretrainConfig]:
     """Makes the config of a tiny pretraining: 2 epochs of 6 steps; keyword `keys` are dotted keys to change."""
     from ray_jobs.config import compose_mapping

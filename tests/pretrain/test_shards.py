@@ -1,5 +1,7 @@
 """Shards: pixels and sizes, what cannot be read, interruption, and verification."""
 
+import errno
+import hashlib
 import io
 import json
 import os
@@ -17,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pretrain import shards
+from pretrain import durable, shard_folder, shards
 from pretrain.config import ShardsConfig
 from pretrain.shards import encode, read_index, verify_shards, write_shards
 from pretrain.sources import Item, Source, open_source
@@ -247,7 +249,7 @@ def test_interrupted_anywhere_and_run_again_gives_the_same_bytes(class_folder, t
 
 KILLED_WHILE_WRITING = """
 import os, signal, sys
-from pretrain import shards
+from pretrain import durable, shard_folder, shards
 from pretrain.config import ShardsConfig
 from pretrain.sources import open_source
 
@@ -534,3 +536,107 @@ def test_shards_from_before_depth_are_complete_still(copied, class_folder):
     (copied / "index.json").write_text(json.dumps(index))
     config = ShardsConfig(source=str(class_folder), out=str(copied), size=40, shard_samples=16)
     assert write_shards(open_source(config), config) == index
+
+
+# Keys and values as the first version wrote them: shards from then must be found complete.
+FIRST_PLAN = {
+    "format": "murine-shards-1", "depth": None, "images": 50, "size": 40, "encoding": "jpeg", "quality": 95,
+    "shard_samples": 16, "classes": ["green", "red"],
+}  # fmt: skip
+
+
+def test_the_plan_of_an_image_folder_is_as_it_always_was(tiny_shards, class_folder):
+    plan = read_index(tiny_shards)["plan"]
+    source = open_source(ShardsConfig(source=str(class_folder)))
+    listing = "\n".join(f"{item.name}:{(class_folder / item.name).stat().st_size}" for item in source.items(0))
+    assert plan == FIRST_PLAN | {"source": hashlib.sha256(listing.encode()).hexdigest()}
+
+
+def test_shards_from_before_clips_are_complete_still(copied, class_folder):
+    index = json.loads((copied / "index.json").read_text())
+    for key in ("kind", "signals", "frame_rates_hz", "frames_left_out"):
+        del index[key]
+    (copied / "index.json").write_text(json.dumps(index))
+    config = ShardsConfig(source=str(class_folder), out=str(copied), size=40, shard_samples=16)
+    assert write_shards(open_source(config), config) == index
+    assert verify_shards(copied) == []
+
+
+@pytest.mark.parametrize("workers", [1, 2, 7])
+def test_the_bytes_do_not_depend_on_the_number_of_threads(class_folder, tiny_shards, tmp_path, workers):
+    config = ShardsConfig(
+        source=str(class_folder), out=str(tmp_path / "s"), size=40, shard_samples=16, workers=workers
+    )  # fmt: skip
+    write_shards(open_source(config), config)
+    assert contents(tmp_path / "s") == contents(tiny_shards)
+
+
+def test_only_a_few_items_are_read_ahead(tmp_path, monkeypatch):
+    read, written, most = 0, 0, 0
+
+    def items(start: int) -> Iterator[Item]:
+        nonlocal read, most
+        for number in range(start, 400):
+            read += 1
+            most = max(most, read - written)
+            yield Item(str(number), gradient(9, 9))
+
+    def add(self: shards.Contents, *arguments: object) -> None:
+        nonlocal written
+        written += 1
+        original(self, *arguments)
+
+    original = shards.Contents.add
+    monkeypatch.setattr(shards.Contents, "add", add)
+    write_shards(Source(400, items, "counted"), ShardsConfig(out=str(tmp_path / "s"), size=9, workers=2))
+    assert (read, written) == (400, 400)
+    assert most <= shards.TRIED["images"] + shards.IN_FLIGHT * 2
+
+
+def test_a_disk_without_room_is_said_before_anything_is_written(class_folder, tmp_path, monkeypatch):
+    config = ShardsConfig(source=str(class_folder), out=str(tmp_path / "s"), size=40, shard_samples=16)
+    needed = sum((Path(tmp_path / "t") / name).stat().st_size for name in sizes_of(class_folder, tmp_path / "t"))
+    for free, fits in ((int(0.8 * needed), False), (int(1.2 * needed), True)):
+        usage = type("Usage", (), {"free": free})
+        monkeypatch.setattr(shard_folder.shutil, "disk_usage", lambda path, usage=usage: usage)
+        if fits:
+            assert write_shards(open_source(config), config)["samples"] == 50
+            continue
+        with pytest.raises(OSError, match=r"the shards need about 0.0 GB in '.*s', 0.0 GB are free; free some, or"):
+            write_shards(open_source(config), config)
+        assert not list((tmp_path / "s").glob("*.tar"))
+
+
+def sizes_of(class_folder: Path, out: Path) -> list[str]:
+    config = ShardsConfig(source=str(class_folder), out=str(out), size=40, shard_samples=16)
+    return [entry["file"] for entry in write_shards(open_source(config), config)["shards"]]
+
+
+def test_a_disk_that_fills_up_keeps_the_finished_shards(class_folder, tiny_shards, tmp_path, monkeypatch):
+    config = ShardsConfig(source=str(class_folder), out=str(tmp_path / "s"), size=40, shard_samples=16)
+    original, room = durable.HashingFile.write, 0
+
+    def write(self: durable.HashingFile, data: bytes) -> int:
+        nonlocal room
+        room -= len(data)
+        if room < 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return original(self, data)
+
+    monkeypatch.setattr(durable.HashingFile, "write", write)
+    room = sum((tiny_shards / f"shard-{n:06d}.tar").stat().st_size for n in (0, 1)) + 20000
+    with pytest.raises(OSError, match=r"no space left for shard-000002.tar of .*; the 2 shards before it are complete"):
+        write_shards(open_source(config), config)
+    assert sorted(path.name for path in (tmp_path / "s").iterdir()) == [
+        "journal", "shard-000000.tar", "shard-000001.tar",
+    ]  # fmt: skip
+    monkeypatch.undo()
+    write_shards(open_source(config), config)
+    assert contents(tmp_path / "s") == contents(tiny_shards)
+
+
+def test_images_cannot_be_kept_as_encoded_videos(tmp_path):
+    config = ShardsConfig(out=str(tmp_path / "s"), format="encoded")
+    with pytest.raises(ValueError, match="format=encoded keeps whole videos as they were"):
+        write_shards(listed([Item("a", gradient(9, 9))]), config)
+    assert not (tmp_path / "s").exists()

@@ -1,0 +1,216 @@
+"""Images of Parquet files: one file, or the parts of a data set as Hugging Face's hub has them.
+
+What comes in: a file, or a folder with parts such as `data/train-00000-of-00004.parquet`, whose image column holds
+encoded bytes, or Hugging Face's struct with a `bytes` field. What goes out: a `Source` of the rows in their order.
+Which column holds images, and the classes' names, are read from the `huggingface` notes in the schema, if it has any
+(https://huggingface.co/docs/datasets/about_dataset_features).
+"""
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from pretrain.config import ShardsConfig
+from pretrain.items import Item, Source, byte_count, open_stored
+from pretrain.label_list import number_labels
+from pretrain.storage import RemoteFile
+
+IMAGE_MAGIC = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM", b"RIFF", b"II*\x00", b"MM\x00*")
+PARQUET_ROWS = 256
+SPLIT = re.compile(r"([^/]+)-\d+-of-\d+\.(?:parquet|pq)$|([^/]+)/\d+\.(?:parquet|pq)$")
+
+
+@dataclass(frozen=True)
+class Part:
+    """One file of a data set, and its name in the folder."""
+
+    file: Path | RemoteFile
+    name: str
+
+    @cached_property
+    def opened(self) -> pq.ParquetFile:
+        try:
+            return pq.ParquetFile(self.file if isinstance(self.file, Path) else open_stored(self.file))
+        except Exception as error:
+            place = self.file if isinstance(self.file, Path) else self.file.url
+            raise ValueError(f"{str(place)!r} cannot be read as Parquet: {error}") from error
+
+    @property
+    def columns(self) -> list[str]:
+        return self.opened.schema_arrow.names
+
+    @property
+    def split(self) -> str | None:
+        """`train` of `data/train-00000-of-00004.parquet` and of `default/train/0000.parquet`."""
+        found = SPLIT.search(self.name)
+        return found and (found[1] or found[2])
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The columns that are read, and the number of each label."""
+
+    image: str
+    label: str | None
+    depth: str | None
+    number: dict[int | str, int] | None
+
+
+def parquet_source(files: dict[str, Path | RemoteFile], config: ShardsConfig) -> Source:
+    """Rows of all parts, one part after the other."""
+    parts, where = split_parts([Part(file, name) for name, file in files.items()], config.where)
+    first, depth = parts[0], config.depth_column
+    features = hugging_face_features(first)
+    image = config.image_column or find_image_column(first, features, besides=depth)
+    label = config.label_column or find_label_column(first, features)
+    for part in parts:
+        for column in filter(None, (image, label, depth)):
+            require_column(part, column)
+    numbers, classes = number_of_labels(parts, label, features.get(label, {}).get("names"))
+    columns = Columns(image, label, depth, numbers)
+    wanted = wanted_rows(parts, where)
+
+    def items(start: int) -> Iterator[Item]:
+        for part, rows in zip(parts, wanted, strict=True):
+            prefix = f"{part.name} " if len(parts) > 1 else ""
+            for item in part_items(part, rows[start:], columns):
+                yield replace(item, name=prefix + item.name)
+            start = max(0, start - len(rows))
+
+    suffix = f":{image}:{label}:{where}" + (f":{depth}" if depth else "")
+    fingerprint = "\n".join(f"{part.name}:{byte_count(part.file)}{suffix}" for part in parts)
+    return Source(sum(map(len, wanted)), items, fingerprint, classes)
+
+
+def split_parts(parts: list[Part], where: str | None) -> tuple[list[Part], str | None]:
+    """The parts of the split that `where=split=<name>` names, and the condition on rows that is left."""
+    splits = sorted({part.split for part in parts if part.split} if len(parts) > 1 else ())
+    wanted = where.removeprefix("split=") if where and where.startswith("split=") else None
+    if wanted is not None and splits and "split" not in parts[0].columns:
+        kept = [part for part in parts if part.split == wanted]
+        if not kept:
+            raise ValueError(f"no part is of split {wanted!r}; splits found: {', '.join(splits)}")
+        return kept, None
+    if len(splits) > 1 and where is None:
+        raise ValueError(f"these parts are of several splits; say where=split= and one of {', '.join(splits)}")
+    return parts, where
+
+
+def hugging_face_features(part: Part) -> dict[str, dict]:
+    """Notes on the columns, by name; empty where the file was not written by Hugging Face's `datasets`."""
+    notes = (part.opened.schema_arrow.metadata or {}).get(b"huggingface")
+    try:
+        features = json.loads(notes)["info"]["features"] if notes else {}
+        return {name: feature for name, feature in features.items() if isinstance(feature, dict)}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{part.name}: the notes of Hugging Face in its schema cannot be read: {error!r}") from error
+
+
+def find_image_column(part: Part, features: dict[str, dict], besides: str | None = None) -> str:
+    """The first column, `besides` apart, that is noted as images, or whose first cell begins like an image file."""
+    noted = [name for name, feature in features.items() if feature.get("_type") == "Image" and name != besides]
+    if noted:
+        return noted[0]
+    first = next(part.opened.iter_batches(batch_size=PARQUET_ROWS), None)
+    for name in part.columns if first is not None else ():
+        if name == besides:
+            continue
+        cell = next((c for c in (cell.as_py() for cell in first.column(name)) if c), None)
+        data = cell.get("bytes") if isinstance(cell, dict) else cell
+        if isinstance(data, bytes) and data.startswith(IMAGE_MAGIC):
+            return name
+    names = ", ".join(part.columns)
+    raise ValueError(f"{part.name} has no column of encoded images; its columns: {names}; say image_column=<name>")
+
+
+def find_label_column(part: Part, features: dict[str, dict]) -> str | None:
+    """`label`, or the one column that is noted as classes."""
+    if "label" in part.columns:
+        return "label"
+    noted = [name for name, feature in features.items() if feature.get("_type") == "ClassLabel"]
+    return noted[0] if len(noted) == 1 else None
+
+
+def require_column(part: Part, column: str) -> None:
+    if column not in part.columns:
+        raise ValueError(f"{part.name} has no column {column!r}; its columns: {', '.join(part.columns)}")
+
+
+def number_of_labels(
+    parts: Sequence[Part], column: str | None, noted: list[str] | None
+) -> tuple[dict[int | str, int] | None, tuple[str, ...] | None]:
+    """The number of each label, and the classes' names: those noted, or the sorted labels where these are text."""
+    if column is None:
+        return None, None
+    values: set[int | str] = set()
+    for part in parts:
+        labels = part.opened.read(columns=[column]).column(0)
+        if labels.null_count:
+            raise ValueError(f"column {column!r} has {labels.null_count:,} empty cells; say label_column=<name>")
+        values |= set(labels.unique().to_pylist())
+    numbers, classes = number_labels(values, f"in column {column!r}")
+    if noted and classes is None:
+        if max(numbers, default=0) >= len(noted):
+            raise ValueError(f"column {column!r} has label {max(numbers)}, but only {len(noted)} class names are noted")
+        classes = tuple(noted)
+    return numbers, classes
+
+
+def wanted_rows(parts: Sequence[Part], where: str | None) -> list[np.ndarray]:
+    """Row numbers of each part that `column=value` keeps, compared as text; all rows without a condition."""
+    if where is None:
+        return [np.arange(part.opened.metadata.num_rows) for part in parts]
+    column, equals, value = where.partition("=")
+    if not equals:
+        raise ValueError(f"where={where!r} must be column=value, for example where=split=train")
+    found: set[str] = set()
+    wanted = []
+    for part in parts:
+        require_column(part, column)
+        cells = part.opened.read(columns=[column]).column(0).to_pandas().astype(str).to_numpy()
+        found |= set(cells)
+        wanted.append(np.flatnonzero(cells == value))
+    if not sum(map(len, wanted)):
+        names = parts[0].name if len(parts) == 1 else f"{len(parts)} parts"
+        raise ValueError(f"no row of {names} has {column} = {value!r}; values found: {', '.join(sorted(found)[:10])}")
+    return wanted
+
+
+def part_items(part: Part, rows: np.ndarray, columns: Columns) -> Iterator[Item]:
+    """Items of these rows, which are sorted; row groups without any of them are not read."""
+    if not len(rows):
+        return
+    read = [column for column in (columns.image, columns.label, columns.depth) if column]
+    selected, offset = set(rows.tolist()), 0
+    for group in range(part.opened.num_row_groups):
+        count = part.opened.metadata.row_group(group).num_rows
+        first, end = np.searchsorted(rows, (offset, offset + count))
+        if first < end:
+            yield from group_items(part, group, offset, selected, columns, read)
+        offset += count
+
+
+def group_items(
+    part: Part, group: int, offset: int, selected: set[int], columns: Columns, read: list[str]
+) -> Iterator[Item]:
+    """Items of the selected rows of a row group whose first row has number `offset`."""
+    for batch in part.opened.iter_batches(batch_size=PARQUET_ROWS, row_groups=[group], columns=read):
+        for row in (row for row in range(batch.num_rows) if offset + row in selected):
+            yield Item(
+                f"row {offset + row}",
+                encoded_bytes(batch.column(columns.image)[row].as_py()),
+                columns.number[batch.column(columns.label)[row].as_py()] if columns.label else None,
+                encoded_bytes(batch.column(columns.depth)[row].as_py()) if columns.depth else None,
+            )
+        offset += batch.num_rows
+
+
+def encoded_bytes(cell: bytes | dict | None) -> bytes:
+    """The image's bytes; a missing cell becomes no bytes, which counts as an unreadable image."""
+    return (cell.get("bytes") if isinstance(cell, dict) else cell) or b""

@@ -1,0 +1,93 @@
+"""Signals recorded beside an image or a video, such as running speed or the centre of the pupil.
+
+What comes in: beside `walk.mp4`, an archive `walk.npz` with an array for each signal, or an array `walk.<name>.npy` for
+each (beside an image likewise). An array is (channels, frames) or (frames,) for a video, one value for each frame;
+(channels,) or one number for an image. What goes out: float32 values, read when they are wanted and without unpickling.
+"""
+
+import io
+import re
+from collections import defaultdict
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pretrain.items import StoredFile, open_stored, suffix_of, without_suffix
+
+# WebDataset's readers make extensions small, and end the key of a sample at its first dot.
+NAME = re.compile(r"[a-z][a-z0-9_]*")
+
+
+@dataclass(frozen=True)
+class SignalFile:
+    """An array of a `.npy` file, or the one called `key` of an `.npz` file.
+
+    Of a stack's signals, those of its item number `index`; `first` and `count` are the wanted frames of `total`.
+    """
+
+    file: StoredFile
+    key: str | None = None
+    index: int | None = None
+    first: int = 0
+    count: int | None = None
+    total: int | None = None
+
+    def read(self) -> np.ndarray:
+        """Values float32, (channels,) of an image or (channels, frames) of a clip."""
+        values = load_array(self.file, self.key)
+        values = values if self.index is None else values[self.index]
+        if values.dtype.kind not in "fiub":
+            raise ValueError(f"{self.file.name} holds {values.dtype}, not numbers")
+        if self.count is None:
+            return image_signal(np.asarray(values, np.float32), self.file.name)
+        values = values[None] if values.ndim == 1 else values
+        if values.ndim != 2 or values.shape[1] != self.total:
+            raise ValueError(
+                f"{self.file.name} has shape {values.shape}, should be (channels, {self.total}) as its video has "
+                f"{self.total} frames"
+            )
+        return np.asarray(values[:, self.first : self.first + self.count], np.float32)
+
+
+def image_signal(values: np.ndarray, name: str) -> np.ndarray:
+    if values.ndim > 1:
+        raise ValueError(f"{name} has shape {values.shape}, should be (channels,) beside an image")
+    return np.atleast_1d(values)
+
+
+def load_array(file: StoredFile, key: str | None) -> np.ndarray:
+    """An array as it lies in a `.npy` file, not read yet where that lies on the disk, or in an `.npz` file."""
+    if key is not None:
+        with open_stored(file) as opened, np.load(opened, allow_pickle=False) as arrays:
+            return arrays[key]
+    if isinstance(file, Path):
+        return np.load(file, mmap_mode="r", allow_pickle=False)
+    return np.load(io.BytesIO(file.read_bytes()), allow_pickle=False)
+
+
+def paired_signals(listing: Mapping[str, StoredFile], names: Collection[str]) -> dict[str, dict[str, SignalFile]]:
+    """Signals of the listed images or videos `names`, by name without suffix and then by the signal's name."""
+    stems = {without_suffix(name) for name in names}
+    found: dict[str, dict[str, SignalFile]] = defaultdict(dict)
+    for name, file in listing.items():
+        stem = without_suffix(name)
+        if suffix_of(name) == ".npz" and stem in stems:
+            found[stem] |= {signal: SignalFile(file, signal) for signal in array_names(file)}
+        elif suffix_of(name) == ".npy":
+            stem, _, signal = stem.rpartition(".")
+            if stem in stems:
+                found[stem][signal] = SignalFile(file)
+    for signal in {signal for signals in found.values() for signal in signals}:
+        if not NAME.fullmatch(signal):
+            raise ValueError(f"signal {signal!r}: a signal's name has small letters, digits and _ only; rename it")
+    return dict(found)
+
+
+def array_names(file: StoredFile) -> list[str]:
+    try:
+        with open_stored(file) as opened, np.load(opened, allow_pickle=False) as arrays:
+            return list(arrays.files)
+    except Exception as error:  # numpy's reader raises nearly anything on what is no .npz
+        raise ValueError(f"{file.name} cannot be read as .npz: {error}") from error

@@ -1,0 +1,85 @@
+"""Encoded videos: what they hold, and their frames, with PyAV or, where that is not installed, torchcodec.
+
+What comes in: a video file, open or as a path. What goes out: `VideoFacts`, and frames uint8 (height, width, 3), or
+(height, width) of grey videos, as a player shows them: in order, turned as the file says. Any frame is reached exactly.
+"""
+
+import importlib.util
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import BinaryIO
+
+import numpy as np
+
+MISSING = "videos need PyAV or torchcodec: pip install 'murine[video]'"
+# A playlist under a video's name could lead to other files, so that only containers that hold their frames are opened:
+# MP4 and QuickTime have the name of their first box behind its length, Matroska and WebM are EBML, AVI is RIFF.
+FIRST_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot")
+EBML, RIFF = b"\x1a\x45\xdf\xa3", b"RIFF"
+
+
+@dataclass(frozen=True)
+class VideoFacts:
+    """Frames of a video, their rate, height and width as shown, and how to reach them.
+
+    `times` are the frames' presentation times int64 (frames,), in the file's own unit; `key_times` those of the frames
+    that need no other. Both are None where they are not known, or not to be relied on.
+    """
+
+    frames: int
+    frame_rate_hz: float
+    height: int
+    width: int
+    times: np.ndarray | None = None
+    key_times: np.ndarray | None = None
+
+
+def video_facts(file: Path | BinaryIO) -> VideoFacts:
+    """What a video holds; only its first frame is decoded. Raises ValueError where it holds none."""
+    require_container(file)
+    return decoder().find_facts(file)
+
+
+def video_frames(
+    file: Path | BinaryIO, facts: VideoFacts, first: int = 0, count: int | None = None, stride: int = 1
+) -> Iterator[np.ndarray]:
+    """Frames number `first`, `first + stride`, ... of a video, `count` of them (None: to the end), one at a time.
+
+    Raises ValueError where the video ends before the last of them.
+    """
+    require_container(file)
+    wanted = range(facts.frames)[first::stride][:count]
+    given = 0
+    for frame in decoder().find_frames(file, facts, wanted):
+        yield frame
+        given += 1
+        if given == len(wanted):
+            return
+    raise ValueError(f"it gave {given:,} frames of {len(wanted):,}")
+
+
+def require_container(file: Path | BinaryIO) -> None:
+    if isinstance(file, Path):
+        with file.open("rb") as opened:
+            start = opened.read(12)
+    else:
+        file.seek(0)
+        start = file.read(12)
+        file.seek(0)
+    if start[4:8] not in FIRST_BOXES and not start.startswith(EBML) and (start[:4], start[8:]) != (RIFF, b"AVI "):
+        raise ValueError("it is no MP4, QuickTime, Matroska, WebM or AVI file")
+
+
+def decoder() -> ModuleType:
+    """The module that decodes, `video_pyav` or `video_torchcodec`; raises one line where neither can."""
+    if importlib.util.find_spec("av"):
+        from pretrain import video_pyav
+
+        return video_pyav
+    if importlib.util.find_spec("torchcodec"):
+        from pretrain import video_torchcodec
+
+        return video_torchcodec
+    raise ValueError(MISSING)

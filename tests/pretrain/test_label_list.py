@@ -1,0 +1,70 @@
+"""Labels: numbers and names, and text files of them in the forms they come in."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.io import savemat
+
+from pretrain.label_list import number_labels, read_label_list
+
+NAMES = [f"ILSVRC2012_val_{n:08d}.JPEG" for n in (1, 2, 3)]
+
+
+def listed(tmp_path: Path, text: str, name: str = "labels.txt") -> Path:
+    (tmp_path / name).write_text(text)
+    return tmp_path / name
+
+
+def test_numbers_stay_and_names_are_numbered_in_sorted_order():
+    assert number_labels([3, 0, 3], "here") == ({0: 0, 3: 3}, None)
+    assert number_labels(["oak", "ash", "oak"], "here") == ({"ash": 0, "oak": 1}, ("ash", "oak"))
+    for wrong in ([1, "oak"], [-1], [0.5], [True, 2.5]):
+        with pytest.raises(ValueError, match="labels here must be whole numbers from 0 or names"):
+            number_labels(wrong, "here")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("n02\nn01\nn02\n", ["n02", "n01", "n02"]),
+        ("65\n970\n230", [65, 970, 230]),
+        (f"{NAMES[2]} 5\n{NAMES[0]} 7\n{NAMES[1]} 6\n", [7, 6, 5]),
+        (
+            "ILSVRC2012_val_00000002,n02\nILSVRC2012_val_00000001,n01\nILSVRC2012_val_00000003,n03",
+            ["n01", "n02", "n03"],
+        ),
+        (
+            "ImageId,PredictionString\nILSVRC2012_val_00000003,n03 1 2 3 4 \nILSVRC2012_val_00000001,n01 1 2 3 4 n01 5 "
+            "6 7 8\nILSVRC2012_val_00000002,n02 9 9 9 9",
+            ["n01", "n02", "n03"],
+        ),
+        (f"val/{NAMES[0]}\tcat\nval/{NAMES[1]}\tdog\nval/{NAMES[2]}\tcat", ["cat", "dog", "cat"]),
+    ],
+)
+def test_lists_of_labels(tmp_path, text, expected):
+    shuffled = [NAMES[1], NAMES[2], NAMES[0]]
+    assert read_label_list(listed(tmp_path, text), shuffled) == dict(zip(NAMES, expected, strict=True))
+
+
+def test_imagenets_own_numbers_become_synsets(tmp_path):
+    path = listed(tmp_path, "2\n1\n2\n", "ILSVRC2012_validation_ground_truth.txt")
+    with pytest.raises(FileNotFoundError, match=r"ImageNet's own class numbers, which only .* meta.mat explains"):
+        read_label_list(path, NAMES)
+    # As in the development kit: the synsets of the 1000 classes first, then those that have children.
+    kinds = [("ILSVRC2012_ID", "f8"), ("WNID", "O"), ("words", "O"), ("gloss", "O"), ("num_children", "f8")]
+    rows = np.array([(1, "n09", "a", "a", 0), (2, "n01", "b", "b", 0), (3, "n05", "c", "c", 2)], dtype=kinds)
+    savemat(tmp_path / "meta.mat", {"synsets": rows})
+    assert list(read_label_list(path, NAMES).values()) == ["n01", "n09", "n01"]
+
+
+def test_lists_that_do_not_fit_are_one_line(tmp_path):
+    with pytest.raises(ValueError, match=r"labels.txt has 2 labels for 3 images; it needs one for each"):
+        read_label_list(listed(tmp_path, "1\n2"), NAMES)
+    with pytest.raises(ValueError, match=r"has no label for 2 of 3 images; the first: 'ILSVRC2012_val_00000002.JPEG'"):
+        read_label_list(listed(tmp_path, f"{NAMES[0]} 1\nother.JPEG 2"), NAMES)
+    with pytest.raises(FileNotFoundError, match=r"absent.txt' does not exist"):
+        read_label_list(tmp_path / "absent.txt", NAMES)
+    (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ValueError, match="is no text file"):
+        read_label_list(tmp_path / "binary.txt", NAMES)
