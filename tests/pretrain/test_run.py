@@ -262,7 +262,7 @@ def test_probes_are_reported(tiny_config, tmp_path):
     reported = []
     pretrain(tiny_config(tmp_path / "run", {"epochs": 1}), report=reported.append)
     assert len(reported) == 1
-    assert reported[0].keys() == {"knn_accuracy", "rankme", "feature_std"}
+    assert reported[0].keys() == {"knn_accuracy", "linear_accuracy", "rankme", "feature_std", "uniformity"}
 
 
 def test_without_probes_and_labels(tiny_config, tmp_path):
