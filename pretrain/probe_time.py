@@ -1,7 +1,7 @@
 """What share of the time of a run its probes take.
 
 What comes in: the beginnings and ends of probes and of their parts. What goes out: one line, once, when probes have
-taken more than 5 % of the time so far, with the figures and the keys that change it.
+taken more than 5 % of the time so far, after the first minute, with the figures and the keys that change it.
 """
 
 import time
@@ -13,6 +13,8 @@ from typing import Any
 from pretrain.progress import say
 
 MOST_SHARE = 0.05
+# Before, starting up and decoding the probes' images are most of all time, and shares say nothing.
+FEWEST_SECONDS = 60.0
 
 
 @dataclass
@@ -55,7 +57,7 @@ class ProbeTime:
 
     def tell_if_costly(self) -> None:
         """Say once that probes take more than their share."""
-        if self.told or self.share <= MOST_SHARE:
+        if self.told or self.share <= MOST_SHARE or self.probing + self.training < FEWEST_SECONDS:
             return
         self.told = True
         dearest = max(self.parts, key=self.parts.get, default="")

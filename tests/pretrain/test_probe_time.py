@@ -48,16 +48,25 @@ def test_a_costly_probe_is_told_once_with_figures_and_keys(capsys):
     assert "probe.every_steps, lower probe.bank_images and probe.test_images, or shorten probe.measures" in said
 
 
+def test_nothing_is_told_within_the_first_minute(capsys):
+    clock = Clock()
+    times = ProbeTime(clock=clock)
+    run(times, clock, 20, 39)
+    assert capsys.readouterr().err == ""
+    run(times, clock, 0, 1)
+    assert capsys.readouterr().err.startswith("probes took 40.0 s of the 60.0 s so far")
+
+
 def test_a_resumed_run_goes_on_counting_without_the_time_in_between(capsys):
     clock = Clock()
     times = ProbeTime(clock=clock)
-    run(times, clock, 10, 10)
-    capsys.readouterr()
+    run(times, clock, 40, 40)
+    assert "probes took" in capsys.readouterr().err
     clock.now += 1000
     resumed = ProbeTime(clock=clock)
     resumed.restore(times.state())
     run(resumed, clock, 10, 10)
-    assert (resumed.training, resumed.probing, resumed.parts) == (20, 20, {"knn": 10})
+    assert (resumed.training, resumed.probing, resumed.parts) == (50, 50, {"knn": 25})
     assert capsys.readouterr().err == ""
 
 
