@@ -37,6 +37,7 @@ from ray_jobs.config import compose_mapping
 from ray_jobs.verbs import simulated_source
 
 EPOCHS = 200
+STEPS_PER_EPOCH = 10**6
 PUBLISHED = {"instance_recognition": "alexnet_bn_ir", "simclr": "alexnet_bn_simclr"}
 
 
@@ -47,6 +48,7 @@ def main() -> None:
     parser.add_argument("--precision", nargs="+", default=["32-true"])
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--shards", type=Path)
+    parser.add_argument("--recipes", help="take the recipe of that beginning and the objective's name, as `cifar10_`")
     parser.add_argument("--bank", type=int, help="rows of instance recognition's bank (default: ImageNet's on a GPU)")
     parser.add_argument("--seconds", type=float, default=5.0, help="about how long a round of one job takes")
     parser.add_argument("--compile", action="store_true")
@@ -78,10 +80,11 @@ def simulated_shards(folder: Path, images: int) -> Path:
 
 def config_of(model: str, objective: str, precision: str, options: argparse.Namespace, shards: Path) -> PretrainConfig:
     """The published recipe of the objective, with another backbone and batch."""
+    recipe = f"{options.recipes}{objective}" if options.recipes else PUBLISHED.get(objective, PUBLISHED["simclr"])
     return compose_mapping(
         "pretrain",
         {
-            "recipe": PUBLISHED.get(objective, PUBLISHED["simclr"]),
+            "recipe": recipe,
             "model": model,
             "objective": objective,
             "data.shards": str(shards),
@@ -153,6 +156,8 @@ def start(
     run = RunFolder(home, "pretrain")
     training = Training(make_task(config, fabric, spec, objective, optimizer, run, shards, None, None), fabric, run)
     training.log = Log(home, 0, [])
+    # A small set has short epochs; their checkpoints are not what is measured.
+    training.task.steps_per_epoch = STEPS_PER_EPOCH
     return training, training.task.prepared(0, training.timer)
 
 

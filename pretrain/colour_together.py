@@ -49,8 +49,7 @@ def colour_together(view: Tensor, parameters: "ViewParameters", mean: Tensor, st
         table = table.pin_memory().to(view.device, non_blocking=True)
     else:
         table = table.to(view.device)
-    blurs, solarizes = bool((parameters.blur > 0).any()), bool(parameters.solarize.any())
-    return compiled(view.device.type)(view, table, mean, std, parameters.grayscale_first, blurs, solarizes)
+    return compiled(view.device.type)(view, table, mean, std, parameters.grayscale_first)
 
 
 def packed(parameters: "ViewParameters") -> Tensor:
@@ -77,7 +76,8 @@ def slots_of(order: Tensor) -> Tensor:
 @cache
 def compiled(device: str) -> Callable[..., Tensor]:
     """The colours as one compiled function, or as they are, and said, where nothing compiles."""
-    fused, failed = torch.compile(paint, dynamic=False), []
+    # For any size, or each number of images that is left at the end of something would be compiled for anew.
+    fused, failed = torch.compile(paint, dynamic=True), []
 
     def run(*arguments: object) -> Tensor:
         if not failed:
@@ -92,9 +92,7 @@ def compiled(device: str) -> Callable[..., Tensor]:
     return run
 
 
-def paint(
-    view: Tensor, table: Tensor, mean: Tensor, std: Tensor, grayscale_first: bool, blurs: bool, solarizes: bool
-) -> Tensor:
+def paint(view: Tensor, table: Tensor, mean: Tensor, std: Tensor, grayscale_first: bool) -> Tensor:
     """All colours of a batch, from the table that `packed` makes."""
     planes: Planes = (view / 255).unbind(1)
     gray, slots, factors, sigma, solarize = table.split([1, SLOTS, 4, 1, 1], 1)
@@ -108,11 +106,9 @@ def paint(
     if not grayscale_first:
         planes = grayed(planes, gray[:, :, None])
     view = torch.stack(planes, 1)
-    if blurs:
-        weights = blur_weights(sigma[:, 0].clamp(min=SMALLEST_SIGMA), view.shape[2])
-        view = torch.where(sigma[:, :, None, None] > 0, blurred(view, weights), view)
-    if solarizes:
-        view = torch.where(solarize[:, :, None, None] > 0, solarized(view), view)
+    weights = blur_weights(sigma[:, 0].clamp(min=SMALLEST_SIGMA), view.shape[2])
+    view = torch.where(sigma[:, :, None, None] > 0, blurred(view, weights), view)
+    view = torch.where(solarize[:, :, None, None] > 0, solarized(view), view)
     return (view - mean[:, None, None]) / std[:, None, None]
 
 

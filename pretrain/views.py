@@ -90,7 +90,8 @@ class ViewMaker:
         if wants.patches:
             generators = [self.generator("patches", one) for one in during]
             drawn = draw_patches(sizes, self.config, generators, self.rank, self.world)
-            made["patches"] = make_patches(images, drawn, self.size, self.mean, self.std)
+            with self.full_precision():
+                made["patches"] = make_patches(images, drawn, self.size, self.mean, self.std)
         if wants.depth:
             depth = batch["depth"].to(self.device, non_blocking=True)
             made["depth"] = resample_nearest(depth, views[0].crop, self.size, views[0].flip)
@@ -105,7 +106,8 @@ class ViewMaker:
 
     def evaluation(self, batch: dict[str, Tensor]) -> Tensor:
         """The central view (batch, 3, size, size), 224 / 256 of the short side, as mouse-vision evaluates."""
-        return evaluation_view(batch["images"].to(self.device), batch["sizes"], self.size, self.mean, self.std)
+        with self.full_precision():
+            return evaluation_view(batch["images"].to(self.device), batch["sizes"], self.size, self.mean, self.std)
 
     def pair(self, batch: dict[str, Tensor]) -> Tensor:
         """Two random views (2, batch, 3, size, size) of each image, as the first of training, the same at each call."""
@@ -119,13 +121,18 @@ class ViewMaker:
         generators = [self.generator("views", step, view) for step in during]
         return draw_parameters(sizes, self.config, generators, view, local, self.rank, self.world)
 
+    def full_precision(self) -> torch.autocast:
+        """Probes make views within a run's autocast, where grey levels would be rounded to 8 bits of a float."""
+        return torch.autocast(self.device.type, enabled=False)
+
     def generator(self, *parts: int | str) -> torch.Generator:
         """Randomness that follows from the run's seed and these parts alone."""
         return torch.Generator().manual_seed(derived_seed(self.seed, *parts))
 
     def stack(self, images: Tensor, drawn: list[ViewParameters], size: int) -> Tensor:
         """Views (views, batch, 3, size, size)."""
-        return torch.stack([make_view(images, one, size, self.mean, self.std) for one in drawn])
+        with self.full_precision():
+            return torch.stack([make_view(images, one, size, self.mean, self.std) for one in drawn])
 
 
 def joined(batches: list[dict[str, Tensor]]) -> dict[str, Tensor]:

@@ -62,7 +62,9 @@ def test_trainings_run_in_every_precision(tiny_config, tmp_path, precision, accu
     table = pd.read_csv(folder / "metrics.csv")
     rows = table[table["loss"].notna()]
     assert rows["step"].tolist() == [3, 6, 9, 12]
-    assert (rows[["device_memory_mib", "views_ms", "forward_backward_ms", "optimizer_ms"]] > 0).all(axis=None)
+    assert (rows[["device_memory_mib", "forward_backward_ms", "optimizer_ms"]] > 0).all(axis=None)
+    # Views of eight steps are made at a time.
+    assert (rows["views_ms"].fillna(0) > 0).tolist() == [True, False, True, False]
     assert table["knn_accuracy"].max() > 0.5
     assert json.loads((folder / "status.json").read_text())["state"] == "finished"
 
