@@ -262,13 +262,13 @@ COMPILER = shutil.which(os.environ.get("CXX", "g++")) or shutil.which("clang++")
 )
 def test_compiling_changes_no_number_beyond_rounding(name, keys):
     size = NETWORKS[name][1]
-    plain = build(name).double()
-    for module in plain.modules():
+    backbone = build(name)
+    for module in backbone.modules():
         # Compiled code need not draw as the plain one does.
         if isinstance(module, nn.Dropout):
             module.p = 0.0
-    objective = create_objective("rotnet", nn.Sequential(), input_size=1)
-    objective.backbone = copy.deepcopy(plain)
+    plain = copy.deepcopy(backbone).double()
+    objective = create_objective("rotnet", backbone, input_size=size).double()
     set_up_execution(objective, PretrainConfig(objective="rotnet", compile=True, **keys))
     average = make_average(objective.backbone, AverageConfig(decay=0.9))
     model = objective.backbone
