@@ -42,7 +42,7 @@ class TarMember:
         if "://" in self.archive:
             system, path = file_system(self.archive)
             with one_line_errors(self.archive):
-                data = system.cat_file(path, self.offset, self.offset + self.size)
+                data = system.cat_file(path, start=self.offset, end=self.offset + self.size)
         else:
             with open(self.archive, "rb") as file:
                 data = os.pread(file.fileno(), self.size, self.offset)

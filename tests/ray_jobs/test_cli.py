@@ -6,6 +6,7 @@ import types
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from pretrain.config import PretrainConfig
@@ -254,3 +255,16 @@ def test_views_of_a_recipe_are_drawn(tiny_shards: Path, tmp_path: Path, capsys: 
     assert main(["views", "recipe=alexnet_bn_simclr", f"data.shards={tiny_shards}", f"out={out}"]) == 0
     assert capsys.readouterr().out.strip() == str(out)
     assert out.read_bytes().startswith(b"\x89PNG")
+
+
+def test_shards_of_clips_say_what_they_hold(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    np.save(tmp_path / "walk.npy", np.zeros((10, 12, 16), np.uint8))
+    np.save(tmp_path / "walk.behavior.npy", np.zeros((2, 10)))
+    out = tmp_path / "shards"
+    words = [f"source={tmp_path / 'walk.npy'}", f"out={out}", "size=12", "frame_rate_hz=30", "clip_frames=4"]
+    assert main(["shards", *words]) == 0
+    captured = capsys.readouterr()
+    assert captured.out == f"{out}: 2 clips, behavior (2), no labels, 1 shards\n"
+    assert "2 frames at the ends of the clips fill no clip of 4 frames" in captured.err
+    assert main(["shards", f"verify={out}"]) == 0
+    assert "every shard is as the index says" in capsys.readouterr().out
