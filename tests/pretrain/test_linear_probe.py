@@ -40,7 +40,7 @@ def of_scikit_learn(features: torch.Tensor, labels: torch.Tensor, penalty: float
 def test_the_minimum_is_that_of_scikit_learn_for_every_penalty(images, columns, classes, seed):
     features, labels = correlated(images, columns, classes, seed)
     penalties = [1e-3, 1e-2, 1.0]
-    weights, bias = minimise(features, labels, classes, penalties)
+    weights, bias = minimise(features, labels, classes, penalties, steps=2000)
     losses = cross_entropy(features, labels, weights, bias)
     for number, penalty in enumerate(penalties):
         theirs = of_scikit_learn(features, labels, penalty)
