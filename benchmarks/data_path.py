@@ -34,10 +34,10 @@ from neural_data.natural_images import image_samples
 from pretrain.checkpoint import BackboneSpec
 from pretrain.config import ShardsConfig, ViewsConfig
 from pretrain.objectives.objective import Wants
-from pretrain.shard_reader import ShardReader
+from pretrain.shard_set import ShardSet, open_shards
 from pretrain.shards import write_shards
 from pretrain.sources import open_source
-from pretrain.stream import EpochBatches, ShardSet, load_batches, open_shards
+from pretrain.stream import EpochBatches, load_batches
 from pretrain.views import ViewMaker
 
 SIZE, SHARD_SIZE, BATCH = 64, 96, 256
@@ -142,9 +142,9 @@ def lightly_on_files(files: list[Path]) -> int:
 
 def encoded(shards: ShardSet) -> Iterator[bytes]:
     """The JPEGs of the shards."""
-    reader = ShardReader()
+    reader = shards.reader()
     for index in range(shards.samples):
-        yield reader.read(shards.shard_of(index), f"{index:09d}")["jpg"]
+        yield shards.read(reader, index)["jpg"]
 
 
 def lightly_on_shards(shards: ShardSet) -> int:

@@ -31,8 +31,8 @@ from pretrain.optimizer import make_optimizer
 from pretrain.progress import progress
 from pretrain.run import backbone_spec, make_fabric, make_task
 from pretrain.run_folder import RunFolder
+from pretrain.shard_set import ShardSet, open_shards
 from pretrain.shards import write_shards
-from pretrain.stream import ShardSet, open_shards
 from ray_jobs.config import compose_mapping
 from ray_jobs.verbs import simulated_source
 

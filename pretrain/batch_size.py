@@ -18,7 +18,8 @@ from pretrain.largest_batch import largest_batch
 from pretrain.models import create_model
 from pretrain.objectives import create_objective
 from pretrain.optimizer import make_optimizer
-from pretrain.stream import EpochBatches, ShardSet, load_batches
+from pretrain.shard_set import ShardSet
+from pretrain.stream import EpochBatches, load_batches
 from pretrain.views import ViewMaker
 
 FIRST_TRY = 64

@@ -84,8 +84,12 @@ class ShardsConfig:
 class DataConfig:
     """Where training images come from."""
 
-    shards: str | None = setting(None, "folder of training shards (made by `murine shards`)")
-    labelled: str | None = setting(None, "folder of held-out labelled shards for the kNN probe")
+    shards: str | None = setting(None, "folder or URL of training shards (made by `murine shards`)")
+    labelled: str | None = setting(None, "folder or URL of held-out labelled shards for the probes")
+    cache_folder: str | None = setting(
+        None, "where shards of URLs are kept (default: murine/shards in the user's cache)"
+    )
+    cache_gib: float = setting(100.0, "most that is kept there; what was longest unused goes first", "GiB", 0.001)
     workers: int = setting(
         AUTO,
         "processes that read and decode beside the training process of each device; auto: 1 on a CPU, up to 8 on a GPU",
@@ -137,6 +141,12 @@ class ViewsConfig:
     blur_sigma_min: float = setting(0.1, "narrowest blur", "pixels of a view of 224 pixels", low=0.01)
     blur_sigma_max: float = setting(2.0, "widest blur", "pixels of a view of 224 pixels", low=0.01)
     solarize_probability: list[float] = setting([0.0], "bright values inverted, for each view", low=0, high=1)
+    clip_frames: int = setting(16, "frames in a view of a clip", "frames", 1)
+    clip_stride: float = setting(
+        1.0, "frames of the clip from one frame of the view to the next, before its speed", "frames", 0.01
+    )
+    speed_min: float = setting(1.0, "slowest view of a clip, as a factor of its stride", low=0.01)
+    speed_max: float = setting(1.0, "fastest view of a clip", low=0.01)
     local_size: int = setting(32, "side of a local view (DINO, SwAV)", "pixels", 8, 1024)
     local_crop_area_min: float = setting(0.05, "smallest crop of a local view, share of the area", low=0.001, high=1)
     local_crop_area_max: float = setting(0.4, "largest crop of a local view, share of the area", low=0.001, high=1)

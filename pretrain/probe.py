@@ -23,7 +23,7 @@ from pretrain.models import flat_features
 from pretrain.probe_images import ProbeImages
 from pretrain.probe_time import ProbeTime
 from pretrain.progress import say
-from pretrain.stream import ShardSet
+from pretrain.shard_set import ShardSet
 
 # Enough rows for the rank of a few thousand features, and few enough for an eigendecomposition in a second; also for
 # what is a mean over pairs.
@@ -191,7 +191,7 @@ class Probe:
     ) -> tuple[Tensor, Tensor | None]:
         """L2-normalised features (images, d) and labels (images,) of the first images."""
         features, labels, seen = [], [], 0
-        wanted, folder = min(limit, images.shards.samples), images.shards.folder.name
+        wanted, folder = min(limit, images.shards.samples), images.shards.name
         with self.time.part("features"):
             for batch in images.batches(limit):
                 features.append(normalized_features(backbone, self.view(batch)))

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
-from pretrain.stream import EpochBatches, ShardSet, load_batches
+from pretrain.shard_set import ShardSet
+from pretrain.stream import EpochBatches, load_batches
 
 BATCH = 256
 KEPT = ("images", "sizes", "index", "label")

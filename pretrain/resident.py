@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from pretrain.progress import progress
-from pretrain.shard_reader import ShardReader
-from pretrain.stream import UNREADABLE, Damage, EpochBatches, Sample, ShardSet, decode, load_batches, substitutes
+from pretrain.samples import Sample, decode
+from pretrain.shard_set import CLIPS, Damage, ShardSet
+from pretrain.stream import UNREADABLE, EpochBatches, load_batches, substitutes
 
 READ_AT_ONCE = 256
 SAMPLED_SHARDS, SAMPLED_OF_EACH = 16, 32
@@ -136,6 +137,8 @@ def open_resident(
         workers: processes that decode.
         damage: counts what cannot be read.
     """
+    if shards.kind == CLIPS:
+        return None  # decoded clips are many times larger than their files
     pixels = estimated_pixels(shards)
     needed = pixels * (7 if shards.depth else 3)
     if device.type == "cuda" and needed <= device_share * torch.cuda.mem_get_info(device)[0]:
@@ -148,12 +151,12 @@ def open_resident(
 
 def estimated_pixels(shards: ShardSet) -> int:
     """About how many pixels all images have, from the sizes of some of them in shards spread over all."""
-    reader, areas = ShardReader(), []
+    reader, areas = shards.reader(), []
     for shard in np.unique(np.linspace(0, len(shards.urls) - 1, SAMPLED_SHARDS).astype(int)).tolist():
         first = int(shards.first[shard])
         for index in range(first, first + min(SAMPLED_OF_EACH, shards.readable[shard])):
             try:
-                sample = decode(reader.read(shards.urls[shard], f"{index:09d}"))
+                sample = decode(shards.read(reader, index))
             except UNREADABLE:
                 continue  # counted and named when the whole set is read
             areas.append(sample.pixels.shape[0] * sample.pixels.shape[1])

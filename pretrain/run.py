@@ -35,8 +35,10 @@ from pretrain.randomness import derived_seed
 from pretrain.resident import open_resident
 from pretrain.run_folder import RunFolder, open_run
 from pretrain.schedule import require_possible_schedule, set_learning_rate
+from pretrain.shard_set import CLIPS, Damage, ShardSet, open_shards
 from pretrain.step_timer import StepTimer
-from pretrain.stream import Damage, EpochBatches, ShardSet, load_batches, open_shards
+from pretrain.storage import ShardCache, cache_folder
+from pretrain.stream import EpochBatches, load_batches
 from pretrain.trackers import open_trackers, require_installed
 from pretrain.views import ViewMaker, require_possible
 
@@ -57,10 +59,8 @@ def pretrain(config: PretrainConfig, report: Callable[[dict[str, float]], None] 
         KeyboardInterrupt: a signal asked to stop; the state is saved.
     """
     require_consistent(config)
-    train = open_shards(config.data.shards, damaged_share=config.data.damaged_share)
-    held_out = None
-    if config.data.labelled:
-        held_out = open_shards(config.data.labelled, "data.labelled", config.data.damaged_share)
+    train = opened_set(config, "data.shards")
+    held_out = opened_set(config, "data.labelled") if config.data.labelled else None
     require_one_batch(config, train)
     spec = backbone_spec(config)
     # Made before the folder is, so that a wrong argument leaves no folder behind.
@@ -90,6 +90,14 @@ def pretrain(config: PretrainConfig, report: Callable[[dict[str, float]], None] 
     if fabric.is_global_zero:
         run.status(state="finished")
     return run.path
+
+
+def opened_set(config: PretrainConfig, key: str) -> ShardSet:
+    """The shards that `data.shards` or `data.labelled` names, those of URLs through the cache on the local disk."""
+    data = config.data
+    folder = getattr(data, key.removeprefix("data."))
+    cache = ShardCache(Path(data.cache_folder or cache_folder()).expanduser(), int(data.cache_gib * 2**30))
+    return open_shards(folder, key, data.damaged_share, cache)
 
 
 def require_consistent(config: PretrainConfig) -> None:
@@ -133,6 +141,8 @@ def wanted(config: PretrainConfig) -> Wants:
 def require_wanted(config: PretrainConfig, wants: Wants, train: ShardSet) -> None:
     """Fail where the objective wants of each image what the shards, or the keys of its views, do not give."""
     require_possible(config.views, wants)
+    if train.kind == CLIPS:
+        raise ValueError(f"{train.folder} holds clips, and model={config.model} takes images; write shards of images")
     if wants.label and not train.labels:
         raise ValueError(
             f"objective={config.objective} wants a class of each image, and {train.folder} has none; write shards from "
@@ -294,7 +304,7 @@ def found_batch_size(
 def draw_views(config: PretrainConfig, path: Path) -> Path:
     """A contact sheet of what a pretraining with this config sees of a few images; returns its path."""
     require_consistent(config)
-    train = open_shards(config.data.shards)
+    train = opened_set(config, "data.shards")
     wants = wanted(config)
     require_wanted(config, wants, train)
     batch = next(load_batches(EpochBatches(train, batch_size=SHEET_IMAGES, drop_last=False), workers=0))

@@ -14,6 +14,7 @@ import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from webdataset.tariterators import base_plus_ext
 
@@ -28,11 +29,10 @@ class OpenShard:
     A tar that is cut short, or whose next header is damaged, ends there.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, file: BinaryIO) -> None:
+        self.file, self.path = file, Path(file.name)
         self.samples: dict[str, list[tuple[str, int, int]]] = {}
-        self.file = os.open(path, os.O_RDONLY)
-        for name, offset, size in tar_members(self.file):
+        for name, offset, size in tar_members(file.fileno()):
             key, extension = base_plus_ext(name)
             if key is not None:
                 self.samples.setdefault(key, []).append((extension.lower(), offset, size))
@@ -43,12 +43,12 @@ class OpenShard:
             raise KeyError(f"{self.path.name} has no sample {key}; it holds {len(self.samples):,}")
         members = self.samples[key]
         begin, end = members[0][1], members[-1][1] + members[-1][2]
-        data = os.pread(self.file, end - begin, begin)
+        data = os.pread(self.file.fileno(), end - begin, begin)
         parts = {extension: data[offset - begin : offset - begin + size] for extension, offset, size in members}
         return {"__key__": key, "__url__": str(self.path), **parts}
 
     def close(self) -> None:
-        os.close(self.file)
+        self.file.close()
 
 
 def tar_members(file: int) -> Iterator[tuple[str, int, int]]:
@@ -78,12 +78,14 @@ def octal(field: bytes) -> int | None:
 class ShardReader:
     """Reads samples of many shards, of which at most `keep` are open at a time.
 
-    `local` gives the file of a shard's path or URL, fetching it where that is needed.
+    `open_file` opens the file of a shard's path or URL, fetching it where that is needed. A shard that cannot be opened
+    is not asked for again.
     """
 
-    def __init__(self, local: Callable[[str], Path] = Path, keep: int = 64) -> None:
-        self.local, self.keep = local, keep
+    def __init__(self, open_file: Callable[[str], BinaryIO], keep: int = 64) -> None:
+        self.open_file, self.keep = open_file, keep
         self.open: OrderedDict[str, OpenShard] = OrderedDict()
+        self.failed: dict[str, OSError] = {}
 
     def read(self, url: str, key: str) -> dict[str, bytes | str]:
         """A sample of a shard; raises OSError where the shard, and KeyError where the sample is not there."""
@@ -93,7 +95,13 @@ class ShardReader:
         if url in self.open:
             self.open.move_to_end(url)
             return self.open[url]
-        shard = self.open[url] = OpenShard(self.local(url))
+        if url in self.failed:
+            raise self.failed[url]
+        try:
+            shard = self.open[url] = OpenShard(self.open_file(url))
+        except OSError as error:
+            self.failed[url] = error
+            raise
         while len(self.open) > self.keep:
             self.open.popitem(last=False)[1].close()
         return shard

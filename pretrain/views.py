@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from pretrain.accumulate import split_batch
 from pretrain.augment import ViewParameters, draw_parameters, evaluation_view, make_view
 from pretrain.checkpoint import BackboneSpec
+from pretrain.clip_views import draw_clips, make_clip_view
 from pretrain.config import ViewsConfig
 from pretrain.objectives.objective import Wants
 from pretrain.patches import draw_patches, make_patches, require_patches_fit
@@ -25,7 +26,6 @@ from pretrain.step_timer import StepTimer
 
 # A device is given the views of this many steps at a time: drawing and starting kernels then cost next to nothing.
 STEPS_AT_ONCE = 8
-PADDED = ("images", "depth")
 
 
 class ViewMaker:
@@ -76,8 +76,10 @@ class ViewMaker:
         """What the objective wants of a batch of uint8 `images`, and their `index`; or of those of several `steps`.
 
         Depth maps come in as `depth` (batch, 1, height, width), padded like the images, and undergo the first view's
-        crop and flip.
+        crop and flip. Of clips, which come in as `video`, there are views alone, (views, batch, 3, frames, size, size).
         """
+        if "video" in batch:
+            return self.training_clips(batch, range(step, step + steps))
         images, sizes = batch["images"].to(self.device, non_blocking=True), batch["sizes"]
         wants, first_local, during = self.wants, self.wants.views, range(step, step + steps)
         made = {"index": batch["index"].to(self.device, non_blocking=True)}
@@ -98,6 +100,16 @@ class ViewMaker:
         if wants.label:
             made["label"] = batch["label"].to(self.device, non_blocking=True)
         return made
+
+    def training_clips(self, batch: dict[str, Tensor], during: range) -> dict[str, Tensor]:
+        """Views of clips, and their `index`."""
+        video, views = batch["video"].to(self.device, non_blocking=True), []
+        for view in range(self.wants.views):
+            generators = [self.generator("views", step, view) for step in during]
+            drawn = draw_clips(batch["frames"], batch["sizes"], self.config, generators, view, self.rank, self.world)
+            with self.full_precision():
+                views.append(make_clip_view(video, drawn, self.size, self.mean, self.std))
+        return {"index": batch["index"].to(self.device, non_blocking=True), "views": torch.stack(views)}
 
     @property
     def at_once(self) -> int:
@@ -136,20 +148,21 @@ class ViewMaker:
 
 
 def joined(batches: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Several batches as one, the images and depth maps of all padded to the largest."""
+    """Several batches as one; what has different sizes is padded to the largest, as within a batch."""
     if len(batches) == 1:
         return batches[0]
-    largest = torch.stack([batch["sizes"].amax(0) for batch in batches]).amax(0).tolist()
-    return {
-        key: torch.cat([padded_to(batch[key], largest) if key in PADDED else batch[key] for batch in batches])
-        for key in batches[0]
-    }
+    return {key: torch.cat(alike_in_size([batch[key] for batch in batches])) for key in batches[0]}
 
 
-def padded_to(maps: Tensor, size: list[int]) -> Tensor:
-    """Maps (batch, channels, height, width) with zeros to the right and below up to a size."""
-    height, width = maps.shape[2:]
-    return maps if [height, width] == size else F.pad(maps, (0, size[1] - width, 0, size[0] - height))
+def alike_in_size(tensors: list[Tensor]) -> list[Tensor]:
+    """Tensors (batch, ...) with zeros, or NaN in signals, behind each dimension but the first, up to the largest."""
+    largest = [max(sides) for sides in zip(*(tensor.shape[1:] for tensor in tensors), strict=True)]
+    fill = float("nan") if tensors[0].is_floating_point() else 0
+    padded = []
+    for tensor in tensors:
+        missing = (most - have for have, most in zip(tensor.shape[:0:-1], reversed(largest), strict=True))
+        padded.append(F.pad(tensor, [side for each in missing for side in (0, each)], value=fill))
+    return padded
 
 
 def require_possible(config: ViewsConfig, wants: Wants) -> None:
@@ -157,6 +170,8 @@ def require_possible(config: ViewsConfig, wants: Wants) -> None:
     for key in ("blur_probability", "solarize_probability"):
         if not getattr(config, key):
             raise ValueError(f"views.{key}=[] names no probability; give one for each view, or [0.0] for never")
+    if config.speed_min > config.speed_max:
+        raise ValueError(f"views.speed_min={config.speed_min} is larger than views.speed_max={config.speed_max}")
     if config.crop_pad and not config.crop_side:
         raise ValueError(
             f"views.crop_pad={config.crop_pad} is the border of crops of fixed size, and views.crop_side=0 makes "

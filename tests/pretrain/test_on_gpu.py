@@ -13,7 +13,8 @@ from pretrain.largest_batch import explain_out_of_memory, is_out_of_memory
 from pretrain.loop import Training
 from pretrain.resident import open_resident
 from pretrain.run import pretrain
-from pretrain.stream import Damage, EpochBatches, load_batches, open_shards
+from pretrain.shard_set import Damage, open_shards
+from pretrain.stream import EpochBatches, load_batches
 
 pytestmark = [
     pytest.mark.gpu,

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from pretrain.config import PROBE_MEASURES, ProbeConfig
 from pretrain.probe import FeaturesNotFinite, Probe, knn_accuracy, probe_is_due, rankme, relative_spread
 from pretrain.probe_images import ProbeImages
-from pretrain.stream import open_shards
+from pretrain.shard_set import open_shards
 
 
 def unit(rows: int, columns: int, seed: int) -> torch.Tensor:

@@ -5,7 +5,7 @@ import torch
 
 from pretrain import probe_images, stream
 from pretrain.probe_images import ProbeImages
-from pretrain.stream import open_shards
+from pretrain.shard_set import open_shards
 
 # One tiny image of 40 by up to 72 pixels takes less than 9 kB.
 ROOMY, CRAMPED = 10, 0

@@ -9,9 +9,10 @@ import torch
 from pretrain import resident
 from pretrain.config import ShardsConfig
 from pretrain.resident import Pixels, estimated_pixels, free_memory_bytes, open_resident, read_all
+from pretrain.shard_set import Damage, open_shards
 from pretrain.shards import write_shards
 from pretrain.sources import Item, Source
-from pretrain.stream import Damage, EpochBatches, load_batches, open_shards
+from pretrain.stream import EpochBatches, load_batches
 
 CPU = torch.device("cpu")
 

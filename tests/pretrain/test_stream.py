@@ -15,9 +15,10 @@ from PIL import Image
 
 from neural_data.natural_images import depth_samples
 from pretrain.config import ShardsConfig
+from pretrain.shard_set import Damage, open_shards
 from pretrain.shards import write_shards
 from pretrain.sources import Item, Source
-from pretrain.stream import Damage, EpochBatches, load_batches, open_shards
+from pretrain.stream import EpochBatches, load_batches
 from ray_jobs.verbs import shards
 
 

@@ -7,11 +7,13 @@ import torch
 
 from pretrain.augment import draw_parameters, evaluation_view, make_view
 from pretrain.checkpoint import BackboneSpec
+from pretrain.clip_views import draw_clips, make_clip_view
 from pretrain.config import ViewsConfig
 from pretrain.objectives.objective import Wants
 from pretrain.patches import draw_patches, make_patches
 from pretrain.randomness import derived_seed
 from pretrain.resample import resample_nearest
+from pretrain.step_timer import StepTimer
 from pretrain.views import ViewMaker, require_possible
 
 CPU = torch.device("cpu")
@@ -155,3 +157,44 @@ def test_what_contradicts_itself_is_one_clear_line(keys, wants, message):
 
 def test_a_size_that_fits_no_cell_matters_only_where_patches_are_wanted():
     require_possible(replace(CONFIG, size=30), Wants())
+
+
+def test_views_of_several_steps_at_once_are_those_of_each(monkeypatch):
+    """As a GPU has them; the batches differ in the largest of their images."""
+    batches = []
+    for number in range(5):
+        batch = batch_of(seed=number)
+        side = 48 + number % 2
+        batch["images"] = torch.nn.functional.pad(batch["images"], (0, side - 48, 0, 0))
+        batches.append(batch)
+    monkeypatch.setattr(ViewMaker, "at_once", 2)
+    together = list(maker(ALL).stream(batches, 7, StepTimer(CPU)))
+    assert len(together) == 5
+    for step, (made, batch) in enumerate(zip(together, batches, strict=True), 7):
+        alone = maker(ALL).training(batch, step)
+        assert made.keys() == alone.keys()
+        for key in made:
+            torch.testing.assert_close(made[key], alone[key], rtol=0, atol=1e-5)
+
+
+def test_views_of_clips_are_made_of_what_the_reader_gives():
+    generator = seeded("clips")
+    frames, sizes = torch.tensor([9, 12, 5]), torch.full((3, 2), 30)
+    video = torch.randint(256, (3, 3, 12, 30, 30), generator=generator, dtype=torch.uint8)
+    batch = {"video": video, "frames": frames, "sizes": sizes, "index": torch.arange(3)}
+    config = replace(CONFIG, clip_frames=4)
+    made = ViewMaker(config, SPEC, Wants(views=2), SEED, CPU).training(batch, step=3)
+    assert made["views"].shape == (2, 3, 3, 4, SIZE, SIZE)
+    for view in range(2):
+        drawn = draw_clips(frames, sizes, config, seeded("views", 3, view), view)
+        assert torch.equal(made["views"][view], make_clip_view(video, drawn, SIZE, MEAN, STD))
+
+
+def test_views_are_the_same_within_autocast():
+    batch = batch_of()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        within = maker(ALL).training(batch, 0), maker(ALL).evaluation(batch), maker(ALL).pair(batch)
+    for key, value in maker(ALL).training(batch, 0).items():
+        assert torch.equal(value, within[0][key]), key
+    assert torch.equal(within[1], maker(ALL).evaluation(batch))
+    assert torch.equal(within[2], maker(ALL).pair(batch))
