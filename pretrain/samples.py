@@ -41,7 +41,7 @@ class Sample:
 
 
 def decode(sample: dict[str, Any]) -> Sample:
-    """An encoded sample, decoded; raises ValueError with one line where it is damaged."""
+    """An encoded sample, decoded; raises ValueError, `cannot be decoded (...)`, where it is damaged."""
     try:
         label = int(sample["cls"]) if "cls" in sample else None
         index = int(sample["__key__"])
@@ -54,7 +54,7 @@ def decode(sample: dict[str, Any]) -> Sample:
         return Sample(pixels, index, label, depth, image_signals(sample))
     except Exception as error:  # decoders raise nearly anything on damaged bytes
         what = f"{type(error).__name__}: {error}".split("\n")[0]
-        raise ValueError(f"sample {sample['__key__']} of {sample['__url__']} cannot be decoded ({what})") from error
+        raise ValueError(f"cannot be decoded ({what})") from error
 
 
 def decode_image(sample: dict[str, Any]) -> Tensor:

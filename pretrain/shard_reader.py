@@ -40,7 +40,7 @@ class OpenShard:
     def read(self, key: str) -> dict[str, bytes | str]:
         """The members of a sample, in one read; raises KeyError, with a line, where they are not all there."""
         if key not in self.samples:
-            raise KeyError(f"{self.path.name} has no sample {key}; it holds {len(self.samples):,}")
+            raise KeyError(f"is not there (the shard has {len(self.samples):,} others)")
         members = self.samples[key]
         begin, end = members[0][1], members[-1][1] + members[-1][2]
         data = os.pread(self.file.fileno(), end - begin, begin)

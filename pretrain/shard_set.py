@@ -72,8 +72,11 @@ class ShardSet:
 
     def read(self, reader: ShardReader, index: int) -> dict[str, Any]:
         """The encoded sample with a global index, as webdataset gives it."""
-        url = self.urls[int(np.searchsorted(self.first, index, side="right")) - 1]
-        return reader.read(url, f"{index:09d}")
+        return reader.read(self.url_of(index), f"{index:09d}")
+
+    def url_of(self, index: int) -> str:
+        """The shard that holds a sample."""
+        return self.urls[int(np.searchsorted(self.first, index, side="right")) - 1]
 
 
 def open_file(sizes: dict[str, int], cache: ShardCache | None, url: str) -> BinaryIO:

@@ -160,8 +160,9 @@ class ShardCache:
     def open(self, url: str, bytes: int) -> BinaryIO:
         """The shard, open for reading, whatever makes room meanwhile."""
         for _ in range(100):
+            path = self.local_path(url, bytes)
             try:
-                return self.local_path(url, bytes).open("rb")
+                return path.open("rb")
             except FileNotFoundError:
                 if not is_url(url):
                     raise

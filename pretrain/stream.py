@@ -88,7 +88,7 @@ class EpochBatches(IterableDataset):
                 samples.append(decode(self.shards.read(reader, index)))
             except UNREADABLE as error:
                 samples.append(None)
-                problems.append(one_line(error))
+                problems.append(f"sample {index:09d} of {self.shards.url_of(index)} {what_failed(error)}")
         good = substitutes([sample is not None for sample in samples])
         if good is None:
             raise ValueError(f"no sample of a whole batch of {self.shards.folder} can be read: {listed(problems)}")
@@ -99,8 +99,11 @@ class EpochBatches(IterableDataset):
         return batch | {PROBLEMS: problems} if problems else batch
 
 
-def one_line(error: Exception) -> str:
-    return str(error.args[0] if isinstance(error, KeyError) else error)
+def what_failed(error: Exception) -> str:
+    """How a sentence about a sample goes on."""
+    if isinstance(error, OSError):
+        return f"cannot be read ({error})".replace("\n", " ")
+    return str(error.args[0])
 
 
 def substitutes(intact: list[bool]) -> list[int] | None:
