@@ -34,10 +34,7 @@ def fitting_batch_size(config: PretrainConfig, spec: BackboneSpec, train: ShardS
         ValueError: the device is no GPU, or not even 8 images fit.
     """
     device = fabric.device
-    if device.type != "cuda":
-        raise ValueError(
-            f"batch_size=auto looks for what fits on a GPU, and this run is on {device.type}; set a number"
-        )
+    require_gpu(device)
     few = next(load_batches(EpochBatches(train, min(FIRST_TRY, train.samples), drop_last=False), workers=0))
 
     def try_step(images: int) -> None:
@@ -66,6 +63,14 @@ def fitting_batch_size(config: PretrainConfig, spec: BackboneSpec, train: ShardS
             objective.after_step()
 
     return largest_batch(try_step, FIRST_TRY, most)
+
+
+def require_gpu(device: torch.device) -> None:
+    """One line where there is no GPU whose memory could be filled."""
+    if device.type != "cuda":
+        raise ValueError(
+            f"batch_size=auto looks for what fits on a GPU, and this run is on {device.type}; set a number"
+        )
 
 
 def repeated(batch: dict[str, Tensor], images: int) -> dict[str, Tensor]:

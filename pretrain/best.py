@@ -36,7 +36,7 @@ class Best:
     def end_epoch(self, epoch: int, measured: dict[str, float]) -> bool:
         """Note what epoch number `epoch` measured; returns whether it is the best so far."""
         measured = measured | {MEAN_LOSS: self.loss_sum / max(self.loss_steps, 1)}
-        self.loss_sum, self.loss_steps = 0.0, 0
+        self.pass_epoch()
         measure = next((name for name in HIGHEST_FIRST if name in measured), MEAN_LOSS)
         if self.measure in HIGHEST_FIRST and measure == MEAN_LOSS:
             return False  # an epoch without a probe is not compared with those that have one
@@ -46,6 +46,10 @@ class Best:
             return False
         self.measure, self.value, self.epoch = measure, value, epoch
         return True
+
+    def pass_epoch(self) -> None:
+        """Forget the losses of an epoch that is not saved, and so cannot be the best."""
+        self.loss_sum, self.loss_steps = 0.0, 0
 
     def state(self) -> dict[str, Any]:
         """Plain values for the checkpoint."""

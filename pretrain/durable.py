@@ -17,27 +17,37 @@ class HashingFile(io.RawIOBase):
     def __init__(self, path: Path) -> None:
         self.file = path.open("wb")
         self.digest = hashlib.sha256()
+        self.problem: OSError | None = None
 
     def writable(self) -> bool:
         return True
 
     def write(self, data: Any) -> int:
         self.digest.update(data)
-        return self.file.write(data)
+        try:
+            return self.file.write(data)
+        except OSError as error:
+            self.problem = error
+            raise
 
     def tell(self) -> int:
         return self.file.tell()
 
     def flush(self) -> None:
-        if not self.file.closed:
+        if not self.file.closed and self.problem is None:
             self.file.flush()
 
     def fileno(self) -> int:
         return self.file.fileno()
 
     def close(self) -> None:
-        self.file.close()
-        super().close()
+        try:
+            self.file.close()
+        except OSError as error:
+            self.problem = self.problem or error
+            raise
+        finally:
+            super().close()
 
 
 def write_atomically(path: Path, write: Callable[[io.RawIOBase], Any], checksum: bool = False) -> str:
@@ -48,10 +58,15 @@ def write_atomically(path: Path, write: Callable[[io.RawIOBase], Any], checksum:
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with HashingFile(temporary) as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
+        file = HashingFile(temporary)
+        try:
+            with file:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+        except Exception as error:
+            # What is written through torch's zip files ends with an error of theirs, which hides that of the disk.
+            raise file.problem or error from None
         digest = file.digest.hexdigest()
         if checksum:
             line = f"{digest}  {path.name}\n".encode()

@@ -38,9 +38,10 @@ from pretrain.checkpoint import (
 from pretrain.config import CheckpointConfig
 from pretrain.durable import remove_leftovers
 from pretrain.largest_batch import explain_out_of_memory, is_out_of_memory
+from pretrain.probe import FeaturesNotFinite
 from pretrain.profiler import profile_steps
 from pretrain.progress import Meter, progress, say
-from pretrain.randomness import derived_seed
+from pretrain.randomness import derived_seed, seed_draws
 from pretrain.run_folder import MetricsFile, RunFolder
 from pretrain.step_timer import StepTimer
 from pretrain.trackers import Tracker
@@ -181,7 +182,7 @@ class Training:
         return state["step"]
 
     def train(self) -> None:
-        """Train to the end of the last epoch, saving at least at the end of each.
+        """Train to the end of the last epoch, saving when it is time, after the probes of an epoch, and at the end.
 
         Raises:
             TrainingStopped: the loss is not finite, or memory or disk are full.
@@ -200,6 +201,8 @@ class Training:
                         profiler.step()
                     self.after_step(meter, stop)
             failed = False
+        except FeaturesNotFinite as error:
+            self.fail(f"{error}; this was measured at step {self.step:,}", error)
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
@@ -214,7 +217,7 @@ class Training:
     def train_step(self, batch: dict[str, Tensor]) -> None:
         """One step of the optimiser; dropout and noise draws follow from (seed, step, rank)."""
         task = self.task
-        torch.manual_seed(derived_seed(task.seed, "step", self.step, self.fabric.global_rank))
+        seed_draws(derived_seed(task.seed, "step", self.step, self.fabric.global_rank), self.fabric.device)
         self.lr = task.set_lr(self.optimizer, self.step)
         self.shapes = {key: tuple(value.shape) for key, value in batch.items()}
         index = batch["index"]
@@ -255,8 +258,7 @@ class Training:
         self.show(epoch if within else epoch - 1, meter)
         if not within:
             # After an epoch's last step its probe comes before saving, or resuming would leave it out.
-            self.finish_epoch(epoch - 1, meter)
-            self.agree(False, stop)
+            self.finish_epoch(epoch - 1, meter, stop)
         else:
             if task.measure_due(self.step):
                 self.measure(epoch, meter)
@@ -271,16 +273,16 @@ class Training:
 
     def save_if_due(self, epoch: int, stop: StopSignal) -> None:
         """Save within an epoch when it is time, or when a signal asks to stop."""
-        due = time.monotonic() - self.saved_at > self.task.saving.every_minutes * 60
-        if self.agree(due, stop):
+        if self.agree(stop):
             self.save(epoch)
 
-    def agree(self, due: bool, stop: StopSignal) -> bool:
-        """Whether to save now; all processes do, or none does, and all stop where one is asked to.
+    def agree(self, stop: StopSignal) -> bool:
+        """Whether it is time to save; all processes do, or none does, and all stop where one is asked to.
 
         A process alone decides at each step. Several ask each other when a row is logged, and at the end of an epoch,
         because asking makes them wait for each other.
         """
+        due = time.monotonic() - self.saved_at > self.task.saving.every_minutes * 60
         received = int(stop.received or 0)
         if self.fabric.world_size > 1:
             if self.step % self.task.log_every and self.step % self.task.steps_per_epoch:
@@ -348,10 +350,17 @@ class Training:
             self.run.status(state="failed", message=what)
         raise TrainingStopped(f"{what}; the last good checkpoint is {good or 'none yet'}") from error
 
-    def finish_epoch(self, epoch: int, meter: Meter) -> None:
-        """Probe and save; the checkpoint of the best epoch is kept beside the newest ones."""
+    def finish_epoch(self, epoch: int, meter: Meter, stop: StopSignal) -> None:
+        """Probe, and save what was probed; the checkpoint of the best epoch is kept beside the newest ones.
+
+        Other epochs are saved when it is time: those of a small set take less time than a checkpoint.
+        """
         self.log_pending_check()
         measured = self.measure(epoch, meter) if self.task.measure_due(self.step) else {}
+        due = self.agree(stop)
+        if not (measured or due or self.step == self.task.steps):
+            self.best.pass_epoch()
+            return
         is_best = self.best.end_epoch(epoch + 1, measured)
         path = self.save(epoch + 1)
         if path and is_best:

@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 
 from pretrain.accumulate import accumulation_warning
 from pretrain.average import make_average
-from pretrain.batch_size import fitting_batch_size
+from pretrain.batch_size import fitting_batch_size, require_gpu
 from pretrain.checkpoint import BackboneSpec, load_matching
 from pretrain.config import AUTO, PretrainConfig
 from pretrain.execution import set_up_execution
@@ -70,6 +70,8 @@ def pretrain(config: PretrainConfig, report: Callable[[dict[str, float]], None] 
     if config.sync_batch_norm and fabric.world_size > 1:
         objective = convert_sync_batch_norm(objective)
     set_up_execution(objective.to(fabric.device), config)
+    if config.batch_size == AUTO:
+        require_gpu(fabric.device)
     # One process makes the folder; the others would find it half made.
     with fabric.rank_zero_first():
         run = open_run(config, "pretrain", f"{config.model}-{config.objective}")

@@ -21,6 +21,8 @@ from pretrain.durable import write_atomically
 
 VERSIONS_OF = ("murine", "torch", "torchvision", "timm", "lightly", "webdataset", "numpy", "scikit-learn")
 HASH_LENGTH = 8
+# Keys that may differ when a run is resumed.
+FREE_KEYS = ("out", "profile", "logging")
 
 
 class RunFolder:
@@ -68,10 +70,8 @@ def open_run(config: Any, kind: str, name: str) -> RunFolder:
 
 
 def config_keys(config: Any) -> dict[str, Any]:
-    """All keys of a config but `out`, which says where and not what."""
-    keys = dataclasses.asdict(config)
-    keys.pop("out")
-    return keys
+    """All keys of a config but those that change nothing of what is computed, such as where it goes."""
+    return {key: value for key, value in dataclasses.asdict(config).items() if key not in FREE_KEYS}
 
 
 def flatten(keys: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -83,9 +83,8 @@ def flatten(keys: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def require_same_config(path: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
-    found.pop("out", None)
     for key in sorted(found.keys() | wanted.keys()):
-        if found.get(key) != wanted.get(key):
+        if key.partition(".")[0] not in FREE_KEYS and found.get(key) != wanted.get(key):
             raise FileExistsError(
                 f"{path} is a run with {key}={found.get(key)!r}, not {wanted.get(key)!r}; "
                 "choose another out=, or the same config to resume it"

@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,83 +20,22 @@ from pretrain.loop import Training, TrainingStopped
 from pretrain.run import draw_views, pretrain
 from pretrain.shards import write_shards
 from pretrain.sources import open_source
-from ray_jobs.config import to_yaml
 from ray_jobs.verbs import simulated_source
+from tests.pretrain.runs import (
+    STEPS,
+    STEPS_PER_EPOCH,
+    Crash,
+    crash_at,
+    final_state,
+    metrics,
+    require_same_run,
+    run_until_finished,
+    saving_at_each_step,
+    start,
+    tensors,
+)
 
-STEPS, STEPS_PER_EPOCH = 12, 6
-COMMAND = "import sys\nfrom ray_jobs.cli import main\nsys.exit(main())\n"
-ROOT = Path(__file__).resolve().parents[2]
 MakeConfig = Callable[..., PretrainConfig]
-
-
-class Crash(Exception):
-    """Stands for a kill: nothing of ours handles it."""
-
-
-def tensors(value: object, name: str = "") -> dict[str, torch.Tensor]:
-    """Every tensor in a nested checkpoint, by its path."""
-    if isinstance(value, torch.Tensor):
-        return {name: value}
-    parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    found: dict[str, torch.Tensor] = {}
-    for key, part in parts:
-        found |= tensors(part, f"{name}/{key}")
-    return found
-
-
-def final_state(folder: Path) -> dict[str, torch.Tensor]:
-    state = read_checkpoint(newest_checkpoint(folder / "checkpoints"))
-    assert state["step"] == STEPS
-    return tensors(state)
-
-
-def metrics(folder: Path) -> pd.DataFrame:
-    """All that was logged but the speed."""
-    table = pd.read_csv(folder / "metrics.csv")
-    return table.drop(columns=["images_per_s", *table.filter(regex="_ms$").columns])
-
-
-def require_same_run(folder: Path, other: Path) -> None:
-    """Weights, momentum, bank and metrics are equal bit for bit."""
-    one, two = final_state(folder), final_state(other)
-    assert one.keys() == two.keys()
-    assert any("bank" in name for name in one)
-    assert any("momentum_buffer" in name for name in one)
-    for name in one:
-        assert torch.equal(one[name], two[name]), name
-    pd.testing.assert_frame_equal(metrics(folder), metrics(other), check_exact=True)
-
-
-def saving_at_each_step(config: PretrainConfig) -> PretrainConfig:
-    config.checkpoint.every_minutes = 1e-9
-    return config
-
-
-def crash_at(monkeypatch: pytest.MonkeyPatch, method: str, calls: set[int], before: bool = False) -> None:
-    """Let the given calls of a method of the training, counted over all runs, crash before or after their work."""
-    original, count = getattr(Training, method), [0]
-
-    def crashing(self: Training, *arguments: object) -> object:
-        count[0] += 1
-        if before and count[0] in calls:
-            raise Crash
-        result = original(self, *arguments)
-        if count[0] in calls:
-            raise Crash
-        return result
-
-    monkeypatch.setattr(Training, method, crashing)
-
-
-def run_until_finished(config: PretrainConfig, stops: type[BaseException] = Crash) -> int:
-    """Run again and again; returns how often it was stopped."""
-    for stopped in range(20):
-        try:
-            pretrain(config)
-        except stops:
-            continue
-        return stopped
-    raise AssertionError("the run is never finished")
 
 
 def test_a_finished_run_has_all_its_files(tiny_run):
@@ -396,18 +333,6 @@ SMALL = {
     "depth_prediction": {"code_dim": 16},
     "supervised": {},
 }
-
-
-def start(config: PretrainConfig, folder: Path) -> subprocess.Popen:
-    """The command, in a process of its own."""
-    recipe = folder / f"{Path(config.out).name}.yaml"
-    recipe.write_text(to_yaml(config))
-    # A file, because several processes start by running it again.
-    (folder / "murine.py").write_text(COMMAND)
-    command = [sys.executable, str(folder / "murine.py"), "pretrain", f"recipe={recipe}"]
-    # Sums over another number of threads round otherwise.
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
 
 
 @pytest.mark.slow
