@@ -105,16 +105,8 @@ def turn_gray(view: Tensor, gray: Tensor) -> None:
         view.index_copy_(0, rows, luma(view[rows].unbind(1))[:, None].expand(-1, 3, -1, -1))
 
 
-def blur(view: Tensor, sigma: Tensor) -> None:
-    """Gaussian blur of views (batch, 3, H, W), in place; `sigma` (batch,) is in pixels, 0 for none."""
-    rows = chosen(sigma > 0, view.device)
-    if len(rows):
-        weights = blur_weights(sigma[sigma > 0].to(view.device), view.shape[2])
-        view.index_copy_(0, rows, blurred(view[rows], weights))
-
-
 def blurred(view: Tensor, weights: Tensor) -> Tensor:
-    """Both axes of views (batch, 3, side, side), weighed by (batch, side, side) without copying weights."""
+    """Gaussian blur of views (batch, 3, side, side): both axes weighed by `blur_weights` (batch, side, side)."""
     across = torch.bmm(view.flatten(1, 2), weights.mT).view_as(view)
     return torch.bmm(across.mT.flatten(1, 2), weights.mT).view_as(view).mT
 

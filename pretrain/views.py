@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pretrain.accumulate import split_batch
-from pretrain.augment import ViewParameters, draw_parameters, evaluation_view, make_view
+from pretrain.augment import ViewParameters, draw_parameters, evaluation_view, make_views
 from pretrain.checkpoint import BackboneSpec
 from pretrain.clip_views import draw_clips, make_clip_view
 from pretrain.config import ViewsConfig
@@ -144,7 +144,7 @@ class ViewMaker:
     def stack(self, images: Tensor, drawn: list[ViewParameters], size: int) -> Tensor:
         """Views (views, batch, 3, size, size)."""
         with self.full_precision():
-            return torch.stack([make_view(images, one, size, self.mean, self.std) for one in drawn])
+            return make_views(images, drawn, size, self.mean, self.std)
 
 
 def joined(batches: list[dict[str, Tensor]]) -> dict[str, Tensor]:

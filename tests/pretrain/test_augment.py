@@ -1,6 +1,6 @@
 """Views: the whole chain equals torchvision's, and every draw has torchvision's distribution."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from itertools import permutations
 
 import numpy as np
@@ -22,6 +22,7 @@ from pretrain.augment import (
     evaluation_view,
     make_view,
 )
+from pretrain.colour import blur_weights, blurred
 from pretrain.config import ViewsConfig
 
 DRAWS = 2000
@@ -120,6 +121,21 @@ def test_the_order_of_jitter_is_kept(order):
     found = make_view(images, drawn, 20, MEAN, STD)
     for i in range(2):
         torch.testing.assert_close(found[i], torchvisions_view(images[i], drawn, i, 20), rtol=0, atol=5e-5)
+
+
+def test_blur_touches_the_chosen_images_alone():
+    """In blocks where some are blurred, and some are not, of each order of jitter."""
+    images = random_images(60, 20, 20)
+    generator = torch.Generator().manual_seed(0)
+    drawn = draw_parameters(torch.full((60, 2), 20), ViewsConfig(blur_probability=[0.5], size=224), generator)
+    assert 10 < (drawn.blur > 0).sum() < 50
+    found = make_view(images, drawn, 20, *NO_CHANGE)
+    plain = make_view(images, replace(drawn, blur=torch.zeros(60)), 20, *NO_CHANGE)
+    for i in range(60):
+        expected = plain[i : i + 1]
+        if drawn.blur[i] > 0:
+            expected = blurred(expected, blur_weights(drawn.blur[i : i + 1], 20))
+        torch.testing.assert_close(found[i : i + 1], expected, rtol=0, atol=1e-5)
 
 
 def same_distribution(ours: torch.Tensor, theirs: list[float]) -> None:
