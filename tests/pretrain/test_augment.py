@@ -13,6 +13,7 @@ from scipy.stats import ks_2samp
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
+from pretrain import colour
 from pretrain.augment import (
     Uniform,
     ViewParameters,
@@ -22,7 +23,6 @@ from pretrain.augment import (
     evaluation_view,
     make_view,
 )
-from pretrain.colour import blur_weights, blurred
 from pretrain.config import ViewsConfig
 
 DRAWS = 2000
@@ -134,7 +134,7 @@ def test_blur_touches_the_chosen_images_alone():
     for i in range(60):
         expected = plain[i : i + 1]
         if drawn.blur[i] > 0:
-            expected = blurred(expected, blur_weights(drawn.blur[i : i + 1], 20))
+            expected = colour.blurred(expected, colour.blur_weights(drawn.blur[i : i + 1], 20))
         torch.testing.assert_close(found[i : i + 1], expected, rtol=0, atol=1e-5)
 
 
