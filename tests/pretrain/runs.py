@@ -97,6 +97,7 @@ def start(config: PretrainConfig, folder: Path) -> subprocess.Popen:
     # A file, because several processes start by running it again.
     (folder / "murine.py").write_text(COMMAND)
     command = [sys.executable, str(folder / "murine.py"), "pretrain", f"recipe={recipe}"]
-    # Sums over another number of threads round otherwise.
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    # Sums over another number of threads round otherwise; processes that train together have one each.
+    threads = torch.get_num_threads() if config.devices == 1 else 1
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(threads)}
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
