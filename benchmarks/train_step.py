@@ -147,7 +147,7 @@ def start(
         create_model(spec.name, **spec.args),
         num_samples=rows,
         input_size=spec.input_size,
-        classes=0,
+        classes=shards.classes,
         **config.objective_args,
     ).to(fabric.device)
     set_up_execution(objective, config)
