@@ -5,10 +5,10 @@ of 96 pixels are simulated); `--quick` takes fewer steps. Goes out: a table and 
 
 Both sides are the same objective on the same device in one process, in turn. "Training" is the loop as `murine
 pretrain` runs it: images out of memory, views, forward, backward, optimiser, bank or queue, progress, metrics.csv.
-"Model only" is forward and backward on one batch of views that lies on the device already; "with optimiser" adds the
-optimiser and the objective's own step. What limits training is named by the milliseconds of each of its parts. `--bank`
-is the number of images that instance recognition has a row for; on a GPU it is ImageNet's, and so are the hours of the
-paper's 200 epochs.
+"Model only" is forward, backward and the objective's own step (bank, queue, teacher) on one batch of views that lies on
+the device already; "with optimiser" adds the optimiser. What limits training is named by the milliseconds of each of
+its parts. `--bank` is the number of images that instance recognition has a row for; on a GPU it is ImageNet's, and so
+are the hours of the paper's 200 epochs.
 """
 
 import argparse
@@ -182,6 +182,8 @@ def train(training: Training, stream: Iterator[dict[str, Tensor]], steps: int) -
 def model_only(training: Training, batch: dict[str, Tensor], steps: int) -> None:
     for _ in range(steps):
         training.gradients(batch)
+        # Takes away what the forward pass has left for the step: rows of a bank, keys of a queue.
+        training.task.objective.after_step()
     wait(training)
 
 
