@@ -100,6 +100,9 @@ def select_matching(model: nn.Module, state: Any, origin: str) -> PublishedWeigh
     fitting = found.fitting(wanted)
     if all(name.endswith(COUNTER) for name in fitting):
         require_same_shapes(found, wanted, origin)
+        raise ValueError(
+            f"{origin} has no weights of this network, only counters of its batch norms; name the right file or model"
+        )
     return accounted(state, found, fitting)
 
 
