@@ -83,6 +83,8 @@ def compiled(device: str) -> Callable[..., Tensor]:
         if not failed:
             try:
                 return fused(*arguments)
+            except torch.OutOfMemoryError:
+                raise  # the batch is too large, compiled or not
             except Exception as error:  # no compiler, or one that this release of torch does not get along with
                 failed.append(error)
                 reason = str(error).strip().splitlines()[0]

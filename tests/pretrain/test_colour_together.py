@@ -92,3 +92,18 @@ def test_without_a_compiler_colours_are_made_all_the_same_and_it_is_said_once(mo
     compiled.cache_clear()
     torch.testing.assert_close(first, expected, rtol=0, atol=1e-4)
     assert capsys.readouterr().err.count("made without torch.compile") == 1
+
+
+def test_memory_that_ends_is_no_reason_to_stop_compiling(monkeypatch):
+    def exhausted(function, **options):
+        def fails(*arguments):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+        return fails
+
+    monkeypatch.setattr(module.torch, "compile", exhausted)
+    compiled.cache_clear()
+    for _ in range(2):
+        with pytest.raises(torch.OutOfMemoryError):
+            both_ways(CONFIG, lambda view, drawn: colour_together(view, drawn, MEAN, STD))
+    compiled.cache_clear()
