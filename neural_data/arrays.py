@@ -29,13 +29,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from neural_data.recording import (
-    NEURON_COLUMNS,
-    POSITION_COLUMNS,
-    Recording,
-    neuron_table,
-    trial_table,
-)
+from neural_data.recording import Recording
+from neural_data.tables import NEURON_COLUMNS, POSITION_COLUMNS, neuron_table, trial_table
 
 REQUIRED = ("images", "responses")
 NAMES = (*REQUIRED, *NEURON_COLUMNS, "tier")

@@ -1,9 +1,10 @@
 """The one in-memory form of a recording, whatever file it came from.
 
-Comes in: arrays and tables that a reader of some source has made. Goes out: `Recording`, checked; and from it
-the responses of one animal ordered by repeat and stimulus, float64 (repeats, stimuli, neurons).
+Comes in: arrays and tables that a reader of some source has made. Goes out: `Recording`, checked; from it one trial as
+it was, or the responses of one animal ordered by repeat and stimulus, float64 (repeats, stimuli, neurons[, time]).
 
-Large arrays (stimuli, responses) may be memory maps: they stay on disk until they are asked for.
+Large arrays (stimuli, responses, behavior, pupil_center) may be memory maps or `TrialFiles`: they stay on disk until
+a trial is asked for.
 """
 
 from dataclasses import dataclass, field
@@ -12,53 +13,20 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-TRIAL_COLUMNS = ("stimulus", "repeat", "tier")
-TEXT_COLUMNS = ("neuron_id", "animal", "area", "layer")
-POSITION_COLUMNS = ("x_um", "y_um", "z_um")
-NEURON_COLUMNS = TEXT_COLUMNS + POSITION_COLUMNS
+from neural_data.recording_checks import check_recording
+from neural_data.tables import POSITION_COLUMNS
 
 # Responses looked through at a time, so that a memory map is never read whole.
 BLOCK_BYTES = 64 * 2**20
-
-
-def trial_table(stimulus: np.ndarray, repeat: np.ndarray, tier: Any = "") -> pd.DataFrame:
-    """A table of trials: int64 `stimulus` and `repeat`, text `tier`; each an array (trials,), tier also one
-    text."""
-    columns = {"stimulus": np.asarray(stimulus, np.int64), "repeat": np.asarray(repeat, np.int64)}
-    return pd.DataFrame(columns).assign(tier=_text(tier, len(stimulus)))
-
-
-def neuron_table(
-    neuron_id: Any,
-    animal: Any,
-    area: Any = "",
-    layer: Any = "",
-    x_um: Any = np.nan,
-    y_um: Any = np.nan,
-    z_um: Any = np.nan,
-) -> pd.DataFrame:
-    """A table of neurons; each column an array (neurons,) or, except `neuron_id`, one value for all."""
-    n = len(neuron_id)
-    texts = dict(zip(TEXT_COLUMNS, (neuron_id, animal, area, layer), strict=True))
-    positions = dict(zip(POSITION_COLUMNS, (x_um, y_um, z_um), strict=True))
-    columns = {column: _text(values, n) for column, values in texts.items()}
-    columns |= {column: np.broadcast_to(np.asarray(values, float), n) for column, values in positions.items()}
-    return pd.DataFrame(columns)
-
-
-def _text(values: Any, n: int) -> pd.Series:
-    # Through an object array, so that numbers as names become their digits and no fixed width cuts a text.
-    texts = [str(value) for value in np.broadcast_to(np.asarray(values), n).tolist()]
-    return pd.Series(texts, dtype="str")
 
 
 @dataclass(frozen=True)
 class RepeatedResponses:
     """Responses of one animal.
 
-    `responses`: float64 (repeats, stimuli, neurons), NaN where a stimulus has fewer repeats than others.
-    `stimuli`: int64 (stimuli,), rows of the recording's stimuli. `neurons`: int64 (neurons,), rows of its
-    neuron table.
+    `responses`: float64 (repeats, stimuli, neurons), or (repeats, stimuli, neurons, time); NaN where a stimulus has
+    fewer repeats than others. `stimuli`: int64 (stimuli,), rows of the recording's stimuli. `neurons`: int64
+    (neurons,), rows of its neuron table.
     """
 
     responses: np.ndarray
@@ -70,17 +38,18 @@ class RepeatedResponses:
 class Recording:
     """Stimuli, presentations and responses of one or more animals.
 
-    `stimuli`: array-like (stimuli, height, width) grey or (stimuli, height, width, 3) RGB, values 0 to 255.
+    `stimuli`: array-like, images (stimuli, height, width) or (stimuli, height, width, channels), videos (stimuli,
+    frames, height, width) or (..., channels), with 3 channels (RGB) or 2 (UV, green); values 0 to 255.
     `trials`: one row per presentation: `stimulus` (row of stimuli), `repeat` (0, 1, ...), `tier` (such as
-    "train"; "" if unknown). Animals recorded apart can share a row: the same repeat of the same stimulus.
-    `responses`: array-like (trials, neurons), in the source's unit, NaN where an animal has no response to a trial.
+    "train"; "" if unknown), and what `tables.py` lists. Animals recorded apart can share a row: the same repeat of the
+    same stimulus.
+    `responses`: array-like (trials, neurons), or (trials, neurons, time) at `sampling_rate_hz`, in the source's unit,
+    NaN where an animal has no response to a trial, where responses are withheld, and after a trial's end. The first
+    sample begins `response_start_ms` after the onset of the stimulus; of a video there is one sample per frame.
     `neurons`: `neuron_id`, `animal`, `area`, `layer` (text, "" if unknown), `x_um`, `y_um`, `z_um` (µm, NaN if
-    unknown). `behavior`: (trials, K). `pupil_center`: (trials, 2). `statistics`: the source's own, by name.
-    `source`: where it is from, for people.
-
-    Dynamic data keep this form, with time as a further axis: stimuli (n, T, height, width), responses
-    (trials, neurons, T), behavior (trials, K, T), at `sampling_rate_hz`; trials and neurons stay the same tables. The
-    checks here accept static data only.
+    unknown). `behavior`: (trials, K[, time]), its channels named by `behavior_names`. `pupil_center`: (trials, 2[,
+    time]). Both belong to the one animal of the recording. `statistics`: the source's own, by name. `source`: where it
+    is from, and `notes`: what its reader left out or had to decide, both for people.
     """
 
     name: str
@@ -93,30 +62,74 @@ class Recording:
     sampling_rate_hz: float | None = None
     statistics: dict[str, Any] = field(default_factory=dict)
     source: str = ""
+    behavior_names: tuple[str, ...] = ()
+    response_start_ms: float = 0.0
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        self._check_stimuli()
-        self._check_trials()
-        self._check_responses()
-        self._check_neurons()
-        self._check_behavior()
+        check_recording(self)
 
     @property
     def animals(self) -> list[str]:
         """The animals in the order of the neuron table."""
         return list(self.neurons["animal"].unique())
 
-    def repeats(self, animal: str) -> RepeatedResponses:
-        """The responses of one animal, restricted to the stimuli that it saw at least once.
+    @property
+    def dynamic(self) -> bool:
+        """Whether responses are resolved in time."""
+        return len(self.responses.shape) == 3
+
+    @property
+    def video(self) -> bool:
+        """Whether stimuli are videos; four axes of which the last has 2 or 3 are images in colour."""
+        return len(self.stimuli.shape) == 5 or (len(self.stimuli.shape) == 4 and self.stimuli.shape[3] not in (2, 3))
+
+    @property
+    def frames(self) -> np.ndarray:
+        """Valid samples in time of each trial, int64 (trials,); 1 where responses are not resolved in time."""
+        if "frames" in self.trials:
+            return self.trials["frames"].to_numpy(np.int64)
+        return np.full(len(self.trials), self.responses.shape[2] if self.dynamic else 1)
+
+    @property
+    def withheld(self) -> np.ndarray:
+        """bool (trials,): whether the responses exist but were not published."""
+        return self.trials["withheld"].to_numpy() if "withheld" in self.trials else np.zeros(len(self.trials), bool)
+
+    def trial(self, row: int, start: int = 0, stop: int | None = None) -> dict[str, np.ndarray]:
+        """One presentation, without the padding at its end; only what is asked for is read.
+
+        `start`, `stop`: samples of the time axis, by default all valid ones. Returns `images` (height, width[,
+        channels]) or `video` (time, height, width[, channels]), `responses` (neurons[, time]) and, where there are any,
+        `behavior` (K[, time]) and `pupil_center` (2[, time]). Raises ValueError for a window outside of the trial.
+        """
+        frames = int(self.frames[row])
+        stop = frames if stop is None else stop
+        if not 0 <= start < stop <= frames:
+            raise ValueError(f"{self.name}: trial {row} has {frames} frames, found a window from {start} to {stop}")
+        stimulus, window = int(self.trials["stimulus"].iat[row]), slice(start, stop)
+        found = {}
+        if self.video:
+            found["video"] = np.asarray(self.stimuli[stimulus, window] if self.dynamic else self.stimuli[stimulus])
+        else:
+            found["images"] = np.asarray(self.stimuli[stimulus])
+        for part in ("responses", "behavior", "pupil_center"):
+            values = getattr(self, part)
+            if values is not None:
+                found[part] = np.asarray(values[row, :, window] if len(values.shape) == 3 else values[row])
+        return found
+
+    def repeats(self, animal: str, min_repeats: int = 1, tier: str | None = None) -> RepeatedResponses:
+        """The responses of one animal, restricted to the stimuli that it saw at least `min_repeats` times.
 
         Repeat numbers of the trials are kept in order, so that a repeat is missing at its own place; numbers
-        that the animal has for no stimulus are left out. Raises ValueError for an unknown animal, or where it
-        has two responses to the same repeat of a stimulus.
+        that the animal has for no stimulus are left out. `tier`: only its trials. Raises ValueError for an unknown
+        animal or tier, or where the animal has two responses to the same repeat of a stimulus.
         """
         if animal not in self.animals:
             raise ValueError(f"{self.name}: no animal {animal!r}; there are {', '.join(self.animals)}")
         neurons = np.flatnonzero((self.neurons["animal"] == animal).to_numpy())
-        rows = np.flatnonzero(self._seen()[:, self.animals.index(animal)])
+        rows = self._rows(animal, min_repeats, tier)
         stimuli, column = np.unique(self.trials["stimulus"].to_numpy()[rows], return_inverse=True)
         numbers, repeat = np.unique(self.trials["repeat"].to_numpy()[rows], return_inverse=True)
         place = repeat * len(stimuli) + column
@@ -124,13 +137,26 @@ class Recording:
         if len(twice):
             at = rows[np.flatnonzero(place == twice[0])]
             raise ValueError(f"{self.name}: trials {at[0]} and {at[1]} of {animal} are the same repeat and stimulus")
-        ordered = np.full((len(numbers), len(stimuli), len(neurons)), np.nan)
+        shape = (len(numbers), len(stimuli), len(neurons), *self.responses.shape[2:])
+        ordered = np.full(shape, np.nan)
         for part in self._blocks(len(rows)):
             ordered[repeat[part], column[part]] = np.asarray(self.responses[rows[part]])[:, neurons]
         return RepeatedResponses(ordered, stimuli, neurons)
 
+    def _rows(self, animal: str, min_repeats: int, tier: str | None) -> np.ndarray:
+        """The trials that the animal has a response to, of stimuli that are shown often enough."""
+        seen = self._seen()[:, self.animals.index(animal)]
+        if tier is not None:
+            tiers = self.trials["tier"].unique()
+            if tier not in tiers:
+                raise ValueError(f"{self.name}: no tier {tier!r}; there are {', '.join(map(repr, tiers))}")
+            seen = seen & (self.trials["tier"] == tier).to_numpy()
+        stimulus = self.trials["stimulus"].to_numpy()
+        often = np.bincount(stimulus[seen], minlength=len(self.stimuli)) >= min_repeats
+        return np.flatnonzero(seen & often[stimulus])
+
     def summary(self) -> str:
-        """One paragraph: animals, areas, neurons, stimuli, repeats, and what is missing."""
+        """One paragraph: animals, areas, neurons, stimuli, repeats, tiers, what is missing, and the notes."""
         seen, animal_of = self._seen(), self.neurons["animal"]
         counts = [self.trials["stimulus"][seen[:, i]].value_counts() for i in range(seen.shape[1])]
         per_animal = "; ".join(
@@ -140,18 +166,33 @@ class Recording:
         areas = ", ".join(
             f"{area or 'unknown'} {n}" for area, n in self.neurons["area"].value_counts(sort=False).items()
         )
-        height, width = self.stimuli.shape[1:3]
-        kind = "grey" if self.stimuli.ndim == 3 else "colour"
         missing = self._missing()
+        notes = f"; note: {'; '.join(self.notes)}" if self.notes else ""
         return (
             f"{self.name}: {len(self.animals)} animals ({per_animal}); neurons by area: {areas}; "
-            f"{len(self.stimuli)} {kind} stimuli of {height} x {width} pixels, {len(self.trials)} trials; "
-            f"missing: {', '.join(missing) if missing else 'nothing'}."
+            f"{self._described_stimuli()}, {self._described_trials()}; "
+            f"missing: {', '.join(missing) if missing else 'nothing'}{notes}."
         )
 
+    def _described_stimuli(self) -> str:
+        height, width = self.stimuli.shape[2:4] if self.video else self.stimuli.shape[1:3]
+        kind = "colour" if len(self.stimuli.shape) == (5 if self.video else 4) else "grey"
+        if not self.video:
+            return f"{len(self.stimuli)} {kind} stimuli of {height} x {width} pixels"
+        length = f"{_range(pd.Series(self.frames))} frames at {self.sampling_rate_hz:g} Hz"
+        return f"{len(self.stimuli)} {kind} videos of {height} x {width} pixels and {length}"
+
+    def _described_trials(self) -> str:
+        tiers = self.trials["tier"].value_counts(sort=False)
+        named = ", ".join(f"{tier or 'no tier'} {n}" for tier, n in tiers.items())
+        return f"{len(self.trials)} trials" + (f" ({named})" if any(tiers.index) else "")
+
     def _missing(self) -> list[str]:
-        absent = sum(int(np.isnan(self.responses[part]).sum()) for part in self._blocks(len(self.trials)))
+        absent = 0
+        if isinstance(self.responses, np.ndarray):
+            absent = sum(int(np.isnan(self.responses[part]).sum()) for part in self._blocks(len(self.trials)))
         missing = [f"{absent / np.prod(self.responses.shape):.1%} of trials x neurons"] if absent else []
+        missing += [f"responses withheld in {self.withheld.sum()} trials"] if self.withheld.any() else []
         missing += [column for column in ("area", "layer") if (self.neurons[column] == "").any()]
         missing += ["positions"] if self.neurons[list(POSITION_COLUMNS)].isna().any(axis=None) else []
         missing += ["tier"] if (self.trials["tier"] == "").any() else []
@@ -161,87 +202,21 @@ class Recording:
 
     def _blocks(self, n_rows: int) -> list[slice]:
         """Slices of rows that together hold about BLOCK_BYTES of responses each."""
-        step = max(1, BLOCK_BYTES // max(1, 8 * self.responses.shape[1]))
+        step = max(1, BLOCK_BYTES // max(1, 8 * int(np.prod(self.responses.shape[1:]))))
         return [slice(first, first + step) for first in range(0, n_rows, step)]
 
     def _seen(self) -> np.ndarray:
         """bool (trials, animals): whether any neuron of the animal has a response to the trial."""
+        if len(self.animals) == 1 and not isinstance(self.responses, np.ndarray):
+            # Trials in files of their own are not all read to find out what their table says.
+            return ~self.withheld[:, None]
         columns = [np.flatnonzero((self.neurons["animal"] == animal).to_numpy()) for animal in self.animals]
         seen = np.zeros((len(self.trials), len(columns)), dtype=bool)
         for part in self._blocks(len(self.trials)):
             present = ~np.isnan(self.responses[part])
+            present = present.any(axis=2) if self.dynamic else present
             seen[part] = np.stack([present[:, of_animal].any(axis=1) for of_animal in columns], axis=1)
         return seen
-
-    def _check_stimuli(self) -> None:
-        shape = self.stimuli.shape
-        if not (len(shape) == 3 or (len(shape) == 4 and shape[3] == 3)):
-            raise ValueError(
-                f"{self.name}: stimuli have shape {shape}, "
-                "expected (stimuli, height, width) or (stimuli, height, width, 3)"
-            )
-
-    def _check_trials(self) -> None:
-        self._check_columns("trials", self.trials, TRIAL_COLUMNS)
-        for column in ("stimulus", "repeat"):
-            values = self.trials[column]
-            if not pd.api.types.is_integer_dtype(values):
-                raise ValueError(f"{self.name}: trials column {column} is {values.dtype}, expected integers")
-        stimulus = self.trials["stimulus"].to_numpy()
-        outside = np.flatnonzero((stimulus < 0) | (stimulus >= len(self.stimuli)))
-        if len(outside):
-            raise ValueError(
-                f"{self.name}: trial {outside[0]} shows stimulus {stimulus[outside[0]]}, "
-                f"expected 0 to {len(self.stimuli) - 1}"
-            )
-        if (self.trials["repeat"] < 0).any():
-            raise ValueError(f"{self.name}: a trial has repeat {self.trials['repeat'].min()}, expected 0 or more")
-        self._check_text("trials", self.trials, ("tier",))
-
-    def _check_responses(self) -> None:
-        expected = (len(self.trials), len(self.neurons))
-        if tuple(self.responses.shape) != expected:
-            raise ValueError(
-                f"{self.name}: responses have shape {tuple(self.responses.shape)}, "
-                f"expected (trials, neurons) = {expected}"
-            )
-
-    def _check_neurons(self) -> None:
-        self._check_columns("neurons", self.neurons, NEURON_COLUMNS)
-        self._check_text("neurons", self.neurons, TEXT_COLUMNS)
-        for column in POSITION_COLUMNS:
-            if not pd.api.types.is_numeric_dtype(self.neurons[column]):
-                raise ValueError(
-                    f"{self.name}: neurons column {column} is {self.neurons[column].dtype}, expected µm as numbers"
-                )
-        if not len(self.neurons):
-            raise ValueError(f"{self.name}: the neuron table is empty, expected one row per neuron")
-        twice = self.neurons.duplicated(["animal", "neuron_id"])
-        if twice.any():
-            row = self.neurons[twice].iloc[0]
-            raise ValueError(f"{self.name}: neuron_id {row['neuron_id']} occurs twice in animal {row['animal']}")
-
-    def _check_behavior(self) -> None:
-        n = len(self.trials)
-        for part, width in (("behavior", None), ("pupil_center", 2)):
-            values = getattr(self, part)
-            if values is None:
-                continue
-            shape = tuple(values.shape)
-            if len(shape) != 2 or shape[0] != n or width not in (None, shape[1]):
-                raise ValueError(f"{self.name}: {part} has shape {shape}, expected ({n}, {width or 'channels'})")
-
-    def _check_columns(self, table: str, frame: pd.DataFrame, columns: tuple[str, ...]) -> None:
-        absent = [column for column in columns if column not in frame.columns]
-        if absent:
-            raise ValueError(
-                f"{self.name}: {table} lack {', '.join(absent)}; found {', '.join(map(str, frame.columns))}"
-            )
-
-    def _check_text(self, table: str, frame: pd.DataFrame, columns: tuple[str, ...]) -> None:
-        for column in columns:
-            if not frame[column].map(lambda value: isinstance(value, str)).all():
-                raise ValueError(f"{self.name}: {table} column {column} is {frame[column].dtype}, expected text")
 
 
 def _range(counts: pd.Series) -> str:

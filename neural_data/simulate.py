@@ -23,7 +23,8 @@ import pandas as pd
 
 from neural_data.arrays import write_arrays
 from neural_data.natural_images import image_samples
-from neural_data.recording import Recording, neuron_table, trial_table
+from neural_data.recording import Recording
+from neural_data.tables import neuron_table, trial_table
 
 # Size of receptive fields relative to VISp, growing with the order of areas in Siegle et al., Nature 592:86,
 # 2021; round numbers for illustration, not measurements.

@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from neural_data.arrays import read_arrays, write_arrays
-from neural_data.recording import Recording, neuron_table, trial_table
+from neural_data.recording import Recording
 from neural_data.reliability import split_half_reliability
 from neural_data.simulate import SimulationConfig, simulate
+from neural_data.tables import neuron_table, trial_table
 
 
 def assert_same(one: Recording, other: Recording) -> None:

@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 
 from neural_data import recording as module
-from neural_data.recording import Recording, neuron_table, trial_table
+from neural_data.recording import Recording
+from neural_data.tables import neuron_table, trial_table
 
 
 @pytest.fixture
@@ -85,8 +86,17 @@ def changed(frame, **columns):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda r: {"stimuli": np.zeros((4, 8))}, r"stimuli have shape \(4, 8\), expected \(stimuli, height, width\)"),
-        (lambda r: {"stimuli": np.zeros((4, 8, 6, 2))}, r"stimuli have shape \(4, 8, 6, 2\)"),
+        (
+            lambda r: {"stimuli": np.zeros((4, 8))},
+            r"stimuli have shape \(4, 8\), expected images \(stimuli, height, width",
+        ),
+        (lambda r: {"stimuli": np.zeros((4, 5, 8, 6, 4))}, r"stimuli have shape \(4, 5, 8, 6, 4\)"),
+        (
+            lambda r: {"responses": np.zeros((7, 3, 5))},
+            "have 5 samples in time, but sampling_rate_hz is None",
+        ),
+        (lambda r: {"behavior_names": ("pupil",)}, "behavior_names are pupil, expected 0 names"),
+        (lambda r: {"trials": changed(r.trials, withheld=1)}, "column withheld is int64, expected true or false"),
         (lambda r: {"stimuli": np.zeros((3, 8, 6))}, "trial 4 shows stimulus 3, expected 0 to 2"),
         (lambda r: {"trials": r.trials.drop(columns="tier")}, "trials lack tier; found stimulus, repeat"),
         (lambda r: {"trials": changed(r.trials, stimulus=0.5)}, "trials column stimulus is float64, expected integers"),
@@ -94,7 +104,7 @@ def changed(frame, **columns):
         (lambda r: {"trials": changed(r.trials, tier=3)}, "trials column tier is int64, expected text"),
         (
             lambda r: {"responses": r.responses[1:]},
-            r"responses have shape \(6, 3\), expected \(trials, neurons\) = \(7, 3\)",
+            r"responses have shape \(6, 3\), expected \(trials, neurons\[, time\]\) = \(7, 3\)",
         ),
         (lambda r: {"neurons": r.neurons.drop(columns=["area", "z_um"])}, "neurons lack area, z_um; found neuron_id"),
         (lambda r: {"neurons": changed(r.neurons, area=np.nan)}, "neurons column area is float64, expected text"),
@@ -121,3 +131,71 @@ def test_optional_parts_are_accepted(two_animals):
     )
     assert "pupil" not in full.summary()
     assert isinstance(full.trials, pd.DataFrame)
+
+
+@pytest.fixture
+def videos():
+    """Two videos of 6 frames, shown twice and once; the last trial ends after 4 frames, the second is withheld."""
+    trials = trial_table([0, 0, 1], [0, 1, 0], ["test", "test", "train"])
+    trials = trials.assign(frames=[6, 6, 4], withheld=[False, True, False])
+    responses = np.arange(3 * 2 * 6, dtype=np.float32).reshape(3, 2, 6)
+    responses[1], responses[2, :, 4:] = np.nan, np.nan
+    return Recording(
+        "clips",
+        np.arange(2 * 6 * 8 * 5, dtype=np.uint8).reshape(2, 6, 8, 5),
+        trials,
+        responses,
+        neuron_table([1, 2], "m"),
+        behavior=np.ones((3, 2, 6)),
+        pupil_center=np.zeros((3, 2, 6)),
+        sampling_rate_hz=30.0,
+        behavior_names=("pupil_size_px", "speed"),
+    )
+
+
+def test_a_trial_ends_where_its_frames_do(videos):
+    trial = videos.trial(2)
+    shapes = {name: values.shape for name, values in trial.items()}
+    assert shapes == {"video": (4, 8, 5), "responses": (2, 4), "behavior": (2, 4), "pupil_center": (2, 4)}
+    assert np.isfinite(trial["responses"]).all()
+    window = videos.trial(0, 1, 3)
+    np.testing.assert_array_equal(window["responses"], videos.responses[0, :, 1:3])
+    np.testing.assert_array_equal(window["video"], videos.stimuli[0, 1:3])
+    with pytest.raises(ValueError, match="trial 2 has 4 frames, found a window from 2 to 5"):
+        videos.trial(2, 2, 5)
+
+
+def test_repeats_keep_the_axis_of_time(videos):
+    repeated = videos.repeats("m")
+    assert repeated.responses.shape == (1, 2, 2, 6)  # the withheld repeat is no repeat
+    np.testing.assert_array_equal(repeated.responses[0, 0], videos.responses[0])
+    assert videos.repeats("m", tier="train").stimuli.tolist() == [1]
+    assert not len(videos.repeats("m", min_repeats=2).stimuli)
+    with pytest.raises(ValueError, match="no tier 'oracle'; there are 'test', 'train'"):
+        videos.repeats("m", tier="oracle")
+
+
+def test_summary_of_videos(videos):
+    text = dataclasses.replace(videos, notes=("one trial was unusable",)).summary()
+    for part in (
+        "2 grey videos of 8 x 5 pixels and 4 to 6 frames at 30 Hz",
+        "3 trials (test 2, train 1)",
+        "responses withheld in 1 trials",
+        "note: one trial was unusable",
+    ):
+        assert part in text
+
+
+def test_videos_and_responses_have_one_sample_per_frame(videos):
+    with pytest.raises(ValueError, match="videos have 5 frames and responses 6 samples in time"):
+        dataclasses.replace(videos, stimuli=videos.stimuli[:, :5])
+    with pytest.raises(ValueError, match="frames holds int64 from 7 to 7, expected whole numbers from 0 to 6"):
+        dataclasses.replace(videos, trials=changed(videos.trials, frames=7))
+
+
+def test_images_may_have_two_colours_and_responses_in_time(videos):
+    images = dataclasses.replace(videos, stimuli=np.zeros((2, 8, 5, 2), np.uint8))
+    assert not images.video
+    assert images.dynamic
+    assert images.trial(0)["images"].shape == (8, 5, 2)
+    assert "2 colour stimuli of 8 x 5 pixels" in images.summary()

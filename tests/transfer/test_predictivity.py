@@ -10,10 +10,11 @@ import pandas as pd
 import pytest
 
 from neural_data.arrays import read_arrays, write_arrays
-from neural_data.recording import Recording, neuron_table, trial_table
+from neural_data.recording import Recording
 from neural_data.reliability import halves, pearson, split_half_reliability
 from neural_data.simulate import SimulationConfig, Truth, simulate
 from neural_data.splits import image_splits
+from neural_data.tables import neuron_table, trial_table
 from transfer import predictivity as module
 from transfer.config import PredictivityConfig
 from transfer.predictivity import animal_data, mean_of_defined, predictivity, score_halvings, score_splits
