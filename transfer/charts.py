@@ -30,6 +30,13 @@ LIGHT = {
     "trained": "#0072b2",
     "random": "#d55e00",
     "pixels": "#009e73",
+    "gabor": "#b0578d",
+    "animals": "#5b6471",
+    "series1": "#0073b3",
+    "series2": "#b37400",
+    "series3": "#2a94d6",
+    "series4": "#7a4fbf",
+    "series5": "#8a8000",
 }
 DARK = {
     "ink": "#e8eaed",
@@ -39,14 +46,30 @@ DARK = {
     "trained": "#56b4e9",
     "random": "#f08a3c",
     "pixels": "#2fc79a",
+    "gabor": "#e08cc0",
+    "animals": "#a4adb9",
+    "series1": "#57b5ea",
+    "series2": "#f0b13c",
+    "series3": "#9ad4f7",
+    "series4": "#b89af0",
+    "series5": "#d9cf4a",
 }
-MODEL_NAMES = {"trained": "trained", "random": "random weights", "pixels": "pixels"}
-MARKERS = {"trained": "o", "random": "s", "pixels": "D"}
+MODEL_NAMES = {
+    "trained": "trained",
+    "random": "random weights",
+    "gabor": "Gabor energies",
+    "pixels": "pixels",
+    "animals": "other animals",
+}
+MARKERS = {"trained": "o", "random": "s", "gabor": "v", "pixels": "D", "animals": "_"}
+SERIES_MARKERS = "o^P*X"  # of checkpoints that are compared, in their order
+BANDS = ("gabor", "pixels", "animals")  # what has one score for all layers, and is drawn as a band
 SCORE_LABEL = "median predictivity"
 WIDE, NARROW = (4.7, 3.6), (4.2, 2.7)  # inches: a phone 390 px wide shows both at about that size
 ROW_HEIGHT = 0.46  # inches of one run among runs compared
 LONGEST_LABEL = 18  # characters
 CHARACTER_WIDTH = 0.62  # of the font size: the mean advance of DejaVu Sans, which the layout is made with
+LEGEND_COLUMNS = 3
 CROWDED = 14  # ticks above which labels stand upright
 FEW_POINTS = 40  # a curve with fewer shows each
 STYLE = {
@@ -85,19 +108,39 @@ STYLE = {
 
 
 def model_name(model: str) -> str:
-    """A kind of model in words."""
-    return MODEL_NAMES.get(model, model)
+    """A model in words: `random alexnet_bn` is `random weights (alexnet_bn)`, a checkpoint's name stays."""
+    kind, _, rest = model.partition(" ")
+    return MODEL_NAMES.get(model) or (f"{MODEL_NAMES[kind]} ({rest})" if kind in MODEL_NAMES else model)
+
+
+def kind_of(model: str) -> str:
+    """`trained`, `random`, `gabor`, `pixels` or `animals`; of a checkpoint that is compared its name."""
+    kind = model.partition(" ")[0]
+    return kind if kind in MODEL_NAMES else model
 
 
 def models_in(table: pd.DataFrame) -> list[str]:
-    """Kinds of model in a table, in the order trained, random, pixels, then any other by name."""
-    present = set(table["model"])
-    return [model for model in MODEL_NAMES if model in present] + sorted(present - set(MODEL_NAMES))
+    """Models in a table: checkpoints in its order, then random weights, Gabor energies, pixels, other animals."""
+    places = {kind: place for place, kind in enumerate(MODEL_NAMES, 1)}
+    return sorted(dict.fromkeys(table["model"]), key=lambda model: places.get(kind_of(model), 0))
+
+
+def looks(models: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """Colour name and marker of each model; checkpoints that are compared take theirs in turn."""
+    found, others = {}, 0
+    for model in models:
+        kind = kind_of(model)
+        if kind in MODEL_NAMES:
+            found[model] = (kind, MARKERS[kind])
+        else:
+            found[model] = (f"series{others % len(SERIES_MARKERS) + 1}", SERIES_MARKERS[others % len(SERIES_MARKERS)])
+            others += 1
+    return found
 
 
 @mpl.rc_context(STYLE)
 def by_layer(table: pd.DataFrame, limits: tuple[float, float] | None = None, small: bool = False) -> Figure:
-    """Median predictivity of each layer with its 95 % interval; pixels are a horizontal band.
+    """Median predictivity of each layer with its 95 % interval; what has no layers is a horizontal band.
 
     `table` has one row per model and layer, in network order. A small figure stands among others: it leaves the
     legend to the page and takes its score `limits` from all of them.
@@ -105,18 +148,19 @@ def by_layer(table: pd.DataFrame, limits: tuple[float, float] | None = None, sma
     figure = Figure(figsize=NARROW if small else WIDE, layout="constrained")
     axes = figure.subplots()
     models = models_in(table)
-    lines = [model for model in models if model != "pixels"]
-    layers = list(table.loc[table["model"] != "pixels", "layer"].unique())
+    look = looks(models)
+    lines = [model for model in models if kind_of(model) not in BANDS]
+    layers = list(table.loc[table["model"].isin(lines), "layer"].unique())
     for place, model in enumerate(lines):
-        rows = table[table["model"] == model].set_index("layer").reindex(layers)
+        rows, colour = table[table["model"] == model].set_index("layer").reindex(layers), LIGHT[look[model][0]]
         x = np.arange(len(layers)) + 0.12 * (place - (len(lines) - 1) / 2)  # so that no interval hides another
-        axes.plot(x, rows["median"], color=_colour(model), alpha=0.5, linewidth=1.5)
-        axes.vlines(x, rows["low"], rows["high"], color=_colour(model), linewidth=1.4)
+        axes.plot(x, rows["median"], color=colour, alpha=0.5, linewidth=1.5)
+        axes.vlines(x, rows["low"], rows["high"], color=colour, linewidth=1.4)
         for end in ("low", "high"):
-            axes.plot(x, rows[end], "_", color=_colour(model), markersize=6, markeredgewidth=1.4)
-        _points(axes, x, rows["median"], model, 5, _printable(model_name(model)))
-    if "pixels" in models:
-        _pixel_band(axes, table[table["model"] == "pixels"].iloc[0])
+            axes.plot(x, rows[end], "_", color=colour, markersize=6, markeredgewidth=1.4)
+        _points(axes, x, rows["median"], look[model], 5, _printable(model_name(model)))
+    for model in models[len(lines) :]:
+        _band(axes, table[table["model"] == model].iloc[0], look[model][0])
     axes.set_xlim(-0.5, max(len(layers), 1) - 0.5)
     axes.set_ylim(*(limits or score_limits(table)))
     axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
@@ -124,7 +168,7 @@ def by_layer(table: pd.DataFrame, limits: tuple[float, float] | None = None, sma
     axes.set_ylabel(SCORE_LABEL)
     if not small:
         axes.set_xlabel("layer, from input to output")
-        figure.legend(loc="outside upper left", ncols=len(models))
+        _legend(figure, models)
     return figure
 
 
@@ -137,25 +181,48 @@ def by_animal(table: pd.DataFrame) -> Figure:
     figure = Figure(figsize=WIDE, layout="constrained")
     axes = figure.subplots()
     areas, models = list(table["area"].unique()), models_in(table)
-    slot = 0.84 / len(models)
+    look, slot = looks(models), 0.84 / len(models)
     for place, model in enumerate(models):
         rows = table[table["model"] == model]
         centres = np.arange(len(areas)) + slot * (place - (len(models) - 1) / 2)
         for centre, area in zip(centres, areas, strict=True):
             medians = rows.loc[(rows["area"] == area) & (rows["animal"] != "all"), "median"].to_numpy()
-            _points(axes, centre + slot * np.linspace(-0.3, 0.3, len(medians)), medians, model, 4)
+            _points(axes, centre + slot * np.linspace(-0.3, 0.3, len(medians)), medians, look[model], 4)
         pooled = rows[rows["animal"] == "all"].set_index("area").reindex(areas)
         ends = (centres - 0.4 * slot, centres + 0.4 * slot)
         axes.hlines(pooled["median"], *ends, color=LIGHT["ink"], linewidth=1.8, zorder=4)
         axes.vlines(centres, pooled["low"], pooled["high"], color=LIGHT["ink"], linewidth=1.2, zorder=4)
-        _points(axes, [], [], model, 5, _printable(model_name(model)))
+        _points(axes, [], [], look[model], 5, _printable(model_name(model)))
     axes.set_xlim(-0.5, len(areas) - 0.5)
     axes.set_ylim(*score_limits(table, intervals=False))
     axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
     _name_ticks(axes, areas)
     axes.set_ylabel(SCORE_LABEL)
     axes.set_xlabel("visual area")
-    figure.legend(loc="outside upper left", ncols=len(models))
+    _legend(figure, models)
+    return figure
+
+
+@mpl.rc_context(STYLE | {"axes.grid.axis": "x"})
+def model_differences(table: pd.DataFrame) -> Figure:
+    """Differences of medians between pairs of models with their 95 % intervals, one row per pair, and a line at zero.
+
+    `table` has the columns `model_a`, `model_b`, `difference`, `low`, `high`.
+    """
+    figure = Figure(figsize=(WIDE[0], 0.9 + 0.34 * len(table)), layout="constrained")
+    axes = figure.subplots()
+    axes.axvline(0, color=LIGHT["muted"], linewidth=1.2)
+    heights = np.arange(len(table))
+    axes.hlines(heights, table["low"], table["high"], color=LIGHT["ink"], linewidth=1.6)
+    axes.plot(table["difference"], heights, "o", color=LIGHT["ink"], markersize=5)
+    names = [
+        f"{_printable(model_name(row.model_a))} \N{MINUS SIGN} {_printable(model_name(row.model_b))}"
+        for row in table.itertuples()
+    ]
+    axes.set_yticks(heights, names)
+    axes.set_ylim(len(table) - 0.5, -0.5)
+    axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
+    axes.set_xlabel("difference of median predictivity")
     return figure
 
 
@@ -166,19 +233,20 @@ def runs_compared(table: pd.DataFrame) -> Figure:
     `table` has the columns `run`, `model`, `median`, `low`, `high`, one row per run and model.
     """
     runs, models = list(table["run"].unique()), models_in(table)
+    look = looks(models)
     figure = Figure(figsize=(WIDE[0], 1.1 + ROW_HEIGHT * len(runs)), layout="constrained")
     axes = figure.subplots()
     for place, model in enumerate(models):
         rows = table[table["model"] == model].set_index("run").reindex(runs)
         heights = np.arange(len(runs)) + 0.22 * (place - (len(models) - 1) / 2)
-        axes.hlines(heights, rows["low"], rows["high"], color=_colour(model), linewidth=1.6)
-        _points(axes, rows["median"], heights, model, 6, _printable(model_name(model)))
+        axes.hlines(heights, rows["low"], rows["high"], color=LIGHT[look[model][0]], linewidth=1.6)
+        _points(axes, rows["median"], heights, look[model], 6, _printable(model_name(model)))
     axes.set_ylim(len(runs) - 0.5, -0.5)
     axes.set_xlim(*score_limits(table))
     axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
     axes.set_yticks(range(len(runs)), [_printable(run, LONGEST_LABEL + 6) for run in runs])
     axes.set_xlabel(SCORE_LABEL)
-    figure.legend(loc="outside upper left", ncols=len(models))
+    _legend(figure, models)
     return figure
 
 
@@ -199,7 +267,7 @@ def curve(
     axes = figure.subplots()
     axes.plot(points["x"], points["y"], color=LIGHT["trained"])
     if len(points) <= FEW_POINTS:
-        _points(axes, points["x"], points["y"], "trained", 4.5)
+        _points(axes, points["x"], points["y"], ("trained", "o"), 4.5)
     if reference:
         level, name = reference
         axes.axhline(level, color=LIGHT["muted"], linestyle=(0, (4, 3)), linewidth=1.2)
@@ -271,19 +339,21 @@ def _for_page(name: str, value: str, prefix: str) -> str:
     return re.sub(r"'DejaVu Sans'.*?sans-serif", "var(--font)", value)
 
 
-def _pixel_band(axes: Axes, row: pd.Series) -> None:
-    colour = _colour("pixels")
-    axes.axhspan(row["low"], row["high"], color=colour, alpha=0.18, linewidth=0, zorder=1)
+def _band(axes: Axes, row: pd.Series, colour: str) -> None:
+    """One score for all layers: its interval as a band, its median as a dashed line."""
+    code = LIGHT[colour]
+    axes.axhspan(row["low"], row["high"], color=code, alpha=0.15, linewidth=0, zorder=1)
     dashes = {"linestyle": (0, (3, 1.5)), "linewidth": 1.5, "zorder": 1.5}
-    axes.axhline(row["median"], color=colour, label=model_name("pixels"), **dashes)
+    axes.axhline(row["median"], color=code, label=_printable(model_name(row["model"])), **dashes)
 
 
-def _points(axes: Axes, x: object, y: object, model: str, size: float, label: str = "_") -> None:
-    axes.plot(x, y, MARKERS.get(model, "^"), markersize=size, color=_colour(model), zorder=3, label=label)
+def _points(axes: Axes, x: object, y: object, look: tuple[str, str], size: float, label: str = "_") -> None:
+    colour, marker = look
+    axes.plot(x, y, marker, markersize=size, color=LIGHT[colour], zorder=3, label=label)
 
 
-def _colour(model: str) -> str:
-    return LIGHT[model] if model in MODEL_NAMES else LIGHT["muted"]
+def _legend(figure: Figure, models: Sequence[str]) -> None:
+    figure.legend(loc="outside upper left", ncols=min(len(models), LEGEND_COLUMNS))
 
 
 def _name_ticks(axes: Axes, names: Sequence[str]) -> None:

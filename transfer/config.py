@@ -10,28 +10,68 @@ from pretrain.config import setting
 
 @dataclass
 class PredictivityConfig:
-    """How well each layer of a model predicts recorded neurons, corrected for their noise."""
+    """How well each layer of one or several models predicts recorded neurons, corrected for their noise."""
 
     checkpoint: str | None = setting(None, "run folder of a pretraining, a checkpoint file, or a published file")
-    recording: str | None = setting(None, "recording: an .npz file or a folder of .npy files")
+    checkpoints: list[str] = setting([], "several of them, to be compared in one table")
+    recording: str | None = setting(
+        None, "recording of any format that `murine data info` knows, or a folder of several recordings"
+    )
     model: str | None = setting(None, "network of a published file (default: the file's name says it)")
-    layers: list[str] = setting([], "layers to fit (default: the model's own fit layers)")
+    layers: list[str] = setting([], "layers to fit (default: each model's own fit layers)")
     stimulus_view: str = setting(
         "evaluation",
         "`evaluation`: the model's published test transform, which crops the centre; `whole`: the whole stimulus",
         choices=("evaluation", "whole"),
     )
+    mapping: str = setting(
+        "pls",
+        "`pls`, `ridge` (penalty by leave-one-out for each neuron), `one_to_one` (the best single feature); of whole "
+        "populations `rsa`, `cka`",
+        choices=("pls", "ridge", "one_to_one", "rsa", "cka"),
+    )
     components: int = setting(25, "PLS components, fewer where there are fewer stimuli", low=1)
+    component_choices: list[int] = setting(
+        [], "numbers of PLS components to choose from by 5-fold cross-validation on train stimuli", low=1
+    )
+    correction: str = setting(
+        "spearman_brown_split_half_denominator",
+        "`spearman_brown_split_half_denominator`: divided by the corrected reliabilities of prediction and neuron, as "
+        "in the published results; `spearman_brown_split_half`: by the uncorrected ones, and the ratio is corrected",
+        choices=("spearman_brown_split_half_denominator", "spearman_brown_split_half"),
+    )
     splits: int = setting(10, "random halvings of the stimuli into train and test", low=1)
     halvings: int = setting(100, "random halvings of the repeats within each split", low=1)
-    train_fraction: float = setting(0.5, "share of the stimuli that the mapping is fitted on", low=0.05, high=0.95)
+    choice_halvings: int = setting(
+        10, "of these, the halvings that the layer of the one number is chosen by, on train stimuli", low=1
+    )
+    train_fraction: float = setting(
+        0.5, "share of the stimuli that the mapping is fitted on; 0 for rsa and cka of all stimuli", low=0, high=0.95
+    )
+    interanimal: str = setting(
+        "holdout",
+        "how well other animals predict each animal: `holdout`: all others' neurons of the area together; `pairwise`: "
+        "each other animal alone, averaged; `none`",
+        choices=("holdout", "pairwise", "none"),
+    )
+    tier: str | None = setting(None, "tier of the trials that are scored, such as `test` (default: all)")
+    window_ms: list[float] = setting(
+        [], "start and end after onset of the time that responses are averaged over (default: all of it)", "ms"
+    )
+    selection: str = setting(
+        "none",
+        "`allen`: mouse-vision's choice of units, animals and time window, from stored reliabilities and running",
+        choices=("none", "allen"),
+    )
     min_reliability: float = setting(
         0.5, "neurons with a lower split-half reliability are excluded, counted and listed", low=-1, high=1
     )
-    baselines: bool = setting(True, "add pixels and the same network with random weights")
+    random_projection: int = setting(0, "dimensions that features are randomly projected to first; 0: none", low=0)
+    baselines: bool = setting(True, "add the same networks with random weights, Gabor energies and pixels")
     bootstrap: int = setting(2000, "resamples of the neurons for the 95 % interval", low=10)
-    accelerator: str = setting("auto", "kind of device for the activations", choices=("auto", "cpu", "cuda", "mps"))
-    seed: int = setting(0, "seed of the random-weight baseline and of the bootstrap", low=0)
+    accelerator: str = setting("auto", "kind of device for all but the splits", choices=("auto", "cpu", "cuda", "mps"))
+    memory_gb: float = setting(4.0, "features of a model that exceed this lie on disk while they are scored", "GB", 0)
+    seed: int = setting(0, "seed of random weights, random projections and the bootstrap", low=0)
     out: str | None = setting(None, "run folder (default: runs/predictivity-<hash of the config>)")
 
 

@@ -75,7 +75,6 @@ def render_page(title: str, sections: Sequence[Section]) -> str:
         date=show_date(datetime.now().astimezone()),
         groups=groups,
         comparisons={kind: compare(group) for kind, group in groups.items() if len(group) > 1},
-        model_names=charts.MODEL_NAMES,
         light=charts.LIGHT,
         dark=charts.DARK,
     )

@@ -87,6 +87,22 @@ def read_scores(folder: Path) -> pd.DataFrame | None:
     return table
 
 
+def read_numbers(folder: Path, name: str, texts: tuple[str, ...], numbers: tuple[str, ...]) -> pd.DataFrame | None:
+    """Read a small table such as `chosen.csv` or `differences.csv`; None where there is no such file.
+
+    Raises ValueError where one of the columns `texts` (names) or `numbers` is missing.
+    """
+    table = _read_text_table(folder / name)
+    if table is None or table.empty:
+        return None
+    missing = [column for column in (*texts, *numbers) if column not in table]
+    if missing:
+        raise ValueError(f"{folder / name} lacks the columns {', '.join(missing)}")
+    for column in numbers:
+        table[column] = pd.to_numeric(table[column], errors="coerce").astype(float)
+    return table[[*texts, *numbers]].replace({column: {"": "unnamed"} for column in texts})
+
+
 def read_curves(folder: Path) -> dict[str, pd.DataFrame] | None:
     """Read `metrics.csv` as one table per logged column; None where there is no such file or no row in it.
 

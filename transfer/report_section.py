@@ -17,10 +17,11 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from transfer import charts
-from transfer.report_inputs import NAME_COLUMNS, Run, read_curves, read_picture, read_scores
+from transfer.report_inputs import NAME_COLUMNS, Run, read_curves, read_numbers, read_picture, read_scores
 
 NO_NUMBER = "\N{EN DASH}"
 MOST_POINTS = 400  # of a curve; a longer one is averaged, for its picture has no more columns to show it in
+MOST_PAIRS = 20  # of models that are drawn against each other
 LOGARITHMIC = 20  # a learning rate that falls by more than this factor is drawn on a logarithmic axis
 FROM_ZERO = ("knn_accuracy", "rankme", "feature_std", "images_per_s", "lr")
 PANELS = {  # column of metrics.csv: title, axis label, what it is
@@ -93,7 +94,7 @@ class Section:
     tiles: list[dict[str, str]] = field(default_factory=list)
     figures: list[Picture] = field(default_factory=list)
     panels_title: str = ""
-    legend: list[str] = field(default_factory=list)
+    legend: dict[str, str] = field(default_factory=dict)
     panels: list[Picture] = field(default_factory=list)
     sheets: list[Picture] = field(default_factory=list)
     counts: str = ""
@@ -176,42 +177,102 @@ def _add_scores(section: Section) -> None:
         reason = "There is no predictivity.csv in this folder" if table is None else "No layer has a score"
         section.warnings.append(f"{reason}: nothing can be shown of this run's predictivity.")
         return
-    chosen = best.get("trained", next(iter(best.values())))
+    chosen = next(iter(best.values()))
     section.score = float(chosen["median"])
-    section.tiles = [_score_tile(model, row) for model, row in best.items()]
-    section.headline = _score_sentence(best, section.run.status)
-    figure, spoken = charts.by_layer(pooled), _spoken(pooled, "layer")
-    note = "With 95 % intervals over neurons. Random weights: the same network, untrained. Band: raw pixels."
-    section.figures.append(_drawn(figure, section, "Predictivity by layer", spoken, note))
+    look = charts.looks(list(best))
+    section.tiles = [_score_tile(model, row, look[model][0]) for model, row in best.items()]
+    numbers = read_numbers(section.run.folder, "chosen.csv", ("model", "area", "layers"), ("median", "low", "high"))
+    section.headline = _score_sentence(best, numbers)
+    for title, rows in _by_network(pooled):
+        note = "With 95 % intervals over neurons. Bands: what has no layers."
+        if (rows["model"] == "animals").any():
+            note += " Other animals: how well their neurons of the same area predict, which is the ceiling of a model."
+        section.figures.append(_drawn(charts.by_layer(rows), section, title, _spoken(rows, "layer"), note))
+    _add_differences(section)
     in_areas = table[table["area"] != "all"]
     if in_areas.empty:
         section.warnings.append("There are no scores of single areas or animals.")
     else:
-        _add_areas(section, in_areas, str(chosen["layer"]))
+        _add_areas(section, in_areas, best)
     section.counts = _counts_sentence(chosen, section.run.config)
-    section.tables = _score_tables(table)
+    section.tables += _score_tables(table)
+    if numbers is not None:
+        section.tables.insert(1, _numbers_table(numbers))
 
 
-def _add_areas(section: Section, table: pd.DataFrame, layer: str) -> None:
-    """Charts of areas and animals; `table` has the rows of single areas, `layer` is the one to show animals at."""
-    at_layer = table[(table["layer"] == layer) | (table["model"] == "pixels")]
-    animals = at_layer.loc[at_layer["animal"] != "all", "animal"].nunique()
+def _by_network(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """Rows of models that have the same layers, each time with what has none; and a title for each."""
+    whole = table["model"].map(charts.kind_of).isin(charts.BANDS)
+    networks: dict[tuple[str, ...], list[str]] = {}
+    for model, rows in table[~whole].groupby("model", sort=False):
+        networks.setdefault(tuple(rows["layer"]), []).append(model)
+    found = [table[whole | table["model"].isin(models)] for models in networks.values()] or [table]
+    if len(found) == 1:
+        return [("Predictivity by layer", found[0])]
+    names = [charts.model_name(models[0]) for models in networks.values()]
+    return [(f"Predictivity by layer: {name}", rows) for name, rows in zip(names, found, strict=True)]
+
+
+def _add_differences(section: Section) -> None:
+    """Model against model, where several were scored."""
+    columns = ("model_a", "model_b", "area"), ("difference", "low", "high", "neurons")
+    table = read_numbers(section.run.folder, "differences.csv", *columns)
+    if table is None:
+        return
+    everywhere = table[(table["area"] == "all") & np.isfinite(table["difference"])].head(MOST_PAIRS)
+    if len(everywhere):
+        spoken = "; ".join(
+            f"{charts.model_name(row.model_a)} minus {charts.model_name(row.model_b)} {show_number(row.difference)}"
+            for row in everywhere.itertuples()
+        )
+        note = "Difference of the medians over the same neurons, each model at its chosen layers, with 95 % intervals."
+        figure = charts.model_differences(everywhere)
+        section.figures.append(_drawn(figure, section, "Model against model", spoken, note))
+    rows = [
+        [charts.model_name(row.model_a), charts.model_name(row.model_b), row.area]
+        + [show_number(value) for value in (row.difference, row.low, row.high)]
+        + [f"{row.neurons:,.0f}"]
+        for row in table.itertuples()
+    ]
+    heads = ["model", "minus model", "area", "difference", "95 % from", "95 % to", "neurons"]
+    section.tables.append(Table("Model against model, by area", heads, rows, 3, folded=True))
+
+
+def _numbers_table(numbers: pd.DataFrame) -> Table:
+    rows = [
+        [charts.model_name(row.model), row.area, row.layers, *map(show_number, (row.median, row.low, row.high))]
+        for row in numbers.itertuples()
+    ]
+    title = "One number per model: layers chosen on train stimuli, scored on test stimuli"
+    return Table(title, ["model", "area", "layers, by split", "median", "95 % from", "95 % to"], rows, 3, folded=False)
+
+
+def _add_areas(section: Section, table: pd.DataFrame, best: dict[str, pd.Series]) -> None:
+    """Charts of areas and animals; `table` has the rows of single areas, each model is shown at its best layer."""
+    at_best = pd.concat(
+        [table[(table["model"] == model) & (table["layer"] == row["layer"])] for model, row in best.items()]
+    )
+    animals = at_best.loc[at_best["animal"] != "all", "animal"].nunique()
     points = f"each point one of {animals} animals" if animals > 1 else f"animals: {animals}"
-    note = f"At {layer}, the best layer over all neurons. Bar: median of the area, with its 95 % interval; {points}."
-    spoken = _spoken(at_layer[at_layer["animal"] == "all"], "area")
-    figure = charts.by_animal(at_layer)
+    note = f"Each model at its best layer over all neurons. Bar: median of the area, with its 95 % interval; {points}."
+    spoken = _spoken(at_best[at_best["animal"] == "all"], "area")
+    figure = charts.by_animal(at_best)
     section.figures.append(_drawn(figure, section, "Predictivity by area and animal", spoken, note))
     by_area = table[table["animal"] == "all"]
     if by_area["area"].nunique() < 2:
         return
     limits = charts.score_limits(by_area)
-    section.panels_title, section.legend = "Predictivity by layer in each area", charts.models_in(by_area)
+    section.panels_title = "Predictivity by layer in each area"
+    look = charts.looks(charts.models_in(by_area))
+    section.legend = {charts.model_name(model): colour for model, (colour, _) in look.items()}
+    networks = _by_network(by_area.drop_duplicates(["model", "layer"]))
     for area, rows in by_area.groupby("area", sort=False):
         neurons = rows["neurons"].max() if "neurons" in rows else math.nan
-        figure = charts.by_layer(rows, limits, small=True)
-        picture = _drawn(figure, section, str(area), _spoken(rows, "layer"))
-        picture.value = f"{neurons:,.0f} neurons" if math.isfinite(neurons) else ""
-        section.panels.append(picture)
+        for _, of_network in networks:
+            drawn = rows[rows["model"].isin(of_network["model"])]
+            picture = _drawn(charts.by_layer(drawn, limits, small=True), section, str(area), _spoken(drawn, "layer"))
+            picture.value = f"{neurons:,.0f} neurons" if math.isfinite(neurons) else ""
+            section.panels.append(picture)
 
 
 def _add_curves(section: Section) -> None:
@@ -305,17 +366,17 @@ def _cell(column: str, value: Any) -> str:
     return show_number(value)
 
 
-def _score_tile(model: str, row: pd.Series) -> dict[str, str]:
+def _score_tile(model: str, row: pd.Series, colour: str) -> dict[str, str]:
     return {
-        "model": model,
-        "label": charts.model_name(model).capitalize(),
+        "model": colour,
+        "label": charts.model_name(model).capitalize() if model in charts.MODEL_NAMES else charts.model_name(model),
         "value": show_number(row["median"]),
-        "where": "" if model == "pixels" else f"best layer: {row['layer']}",
+        "where": "" if charts.kind_of(model) in charts.BANDS else f"best layer: {row['layer']}",
         "note": f"95 % interval {show_number(row['low'])} to {show_number(row['high'])}",
     }
 
 
-def _score_sentence(best: dict[str, pd.Series], status: dict[str, Any]) -> str:
+def _score_sentence(best: dict[str, pd.Series], numbers: pd.DataFrame | None) -> str:
     model, first = next(iter(best.items()))
     interval = f"95 % interval {show_number(first['low'])} to {show_number(first['high'])}"
     layer = f"The best layer ({charts.model_name(model)}, {first['layer']})"
@@ -326,10 +387,10 @@ def _score_sentence(best: dict[str, pd.Series], status: dict[str, Any]) -> str:
         if other != model
     ]
     sentence = "; ".join(parts) + "."
-    fair = status.get("best_layer_score")
-    if isinstance(fair, int | float) and math.isfinite(fair):
-        how = "With the layer chosen on one half of the neurons and scored on the other"
-        sentence += f" {how}: {show_number(fair)}."
+    fair = None if numbers is None else numbers[(numbers["model"] == model) & (numbers["area"] == "all")]
+    if fair is not None and len(fair) and math.isfinite(fair["median"].iloc[0]):
+        how = "With layers chosen by area on train stimuli and scored on test stimuli, as one number should be"
+        sentence += f" {how}: {show_number(fair['median'].iloc[0])}."
     return sentence
 
 

@@ -1,4 +1,4 @@
-"""Scores of neurons become a table by layer, area and animal, and one number.
+"""Scores of neurons become a table by layer, area and animal.
 
 What comes in: a table with one row per neuron, model and layer. What goes out: medians with percentile bootstrap
 intervals over neurons (Efron 1979), and the score of the best layer without the bias of having chosen it.
@@ -9,6 +9,7 @@ import pandas as pd
 
 INTERVAL = (2.5, 97.5)
 ALL = "all"
+BLOCK_BYTES = 64 * 2**20  # of resampled values held at a time
 
 
 def summarise(
@@ -72,23 +73,16 @@ def bootstrap_median(values: np.ndarray, resamples: int, seed: int) -> tuple[flo
     """Median of values (n,) and its 95 % percentile bootstrap interval; NaN for no values."""
     if not len(values):
         return np.nan, np.nan, np.nan
-    rng = np.random.default_rng(seed)
-    medians = np.median(values[rng.integers(len(values), size=(resamples, len(values)))], axis=1)
-    low, high = np.percentile(medians, INTERVAL)
+    low, high = np.percentile(bootstrap_medians(values[:, None], resamples, seed), INTERVAL)
     return float(np.median(values)), float(low), float(high)
 
 
-def best_layer_score(scores: pd.DataFrame, seed: int) -> float:
-    """Median score of the best layer, where the layer is chosen on one half of the neurons and scored on the other.
-
-    Both halves choose once; the mean of the two is returned. Choosing and scoring on the same neurons would favour
-    models with many layers.
-    """
-    wide = scores.pivot_table(index=["animal", "neuron_id"], columns="layer", values="score", sort=False)
-    order = np.random.default_rng(seed).permutation(len(wide))
-    half = len(wide) // 2
-    if half == 0:
-        return float(wide.median().max())
-    halves = wide.iloc[order[:half]], wide.iloc[order[half:]]
-    found = [scored[chosen.median().idxmax()].median() for chosen, scored in (halves, halves[::-1])]
-    return float(np.mean(found))
+def bootstrap_medians(values: np.ndarray, resamples: int, seed: int) -> np.ndarray:
+    """Medians (resamples, columns) of rows drawn with replacement from values (n, columns)."""
+    rng = np.random.default_rng(seed)
+    step = max(1, BLOCK_BYTES // (8 * values.size))
+    found = []
+    for first in range(0, resamples, step):
+        drawn = rng.integers(len(values), size=(min(step, resamples - first), len(values)))
+        found.append(np.median(values[drawn], axis=1))
+    return np.concatenate(found)

@@ -80,6 +80,13 @@ def make_predictivity(
     folder.mkdir(parents=True)
     extras = {"recording": "allen_natural_scenes.npz", "checkpoint": "runs/alexnet", "checkpoint_epoch": 200}
     extras |= {"best_layer_score": 0.401}
+    (folder / "chosen.csv").write_text(
+        "model,area,median,low,high,neurons,layers\ntrained,all,0.401,0.39,0.41,2400,by area\n"
+        'trained,VISp,0.41,0.4,0.42,400,"features.7 (8 of 10), features.10 (2)"\n'
+    )
+    (folder / "differences.csv").write_text(
+        "model_a,model_b,area,difference,low,high,neurons\ntrained,random,all,0.132,0.11,0.15,2400\n"
+    )
     (folder / "status.json").write_text(json.dumps({"kind": "predictivity", **STATUS, **extras, **status}))
     (folder / "config.yaml").write_text("checkpoint: runs/alexnet\ncomponents: 25\nmin_reliability: 0.5\nsplits: 10\n")
     places = [("all", "all")] + [(area, "all") for area in areas]
@@ -185,8 +192,8 @@ def test_page_fetches_nothing_and_holds_its_pictures(pretraining: Path, predicti
     assert [base64.b64decode(text) for text in embedded] == [
         (pretraining / name).read_bytes() for name in ("filters.png", "views.png")
     ]
-    # Twice by layer, by animal and two areas; the two compared; 3 losses, 3 probes, speed and learning rate.
-    assert len(re.findall(r'<svg [^>]*role="img" aria-label="[^"]{10,}', page)) == 2 * 4 + 1 + 8
+    # Twice by layer, model against model, by animal and two areas; the two compared; 3 losses, 3 probes, speed and learning rate.
+    assert len(re.findall(r'<svg [^>]*role="img" aria-label="[^"]{10,}', page)) == 2 * 5 + 1 + 8
     ids = re.findall(r'\bid="([^"]+)"', page)
     assert len(ids) > 100
     assert len(ids) == len(set(ids))
