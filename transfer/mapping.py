@@ -1,46 +1,94 @@
-"""From features to neurons: partial least squares regression.
+"""From features to neurons: partial least squares regression, and what every mapping can do.
 
 What comes in: features X (stimuli, features) and responses Y (stimuli, neurons). What goes out: predicted responses.
-PLS2 (Wold et al. 2001) with the components of scikit-learn's `PLSRegression(scale=False)`. It is invariant to
-rotations of the features, so they are first expressed in the at most `stimuli - 1` directions that the training
-stimuli span; there, many sets of responses to the same stimuli are fitted at once.
+PLS2 (Wold et al. 2001, https://doi.org/10.1016/S0169-7439(01)00155-1) with the components of scikit-learn's
+`PLSRegression(scale=False)`, in the improved kernel algorithm of Dayal and MacGregor (1997, J. Chemometrics 11:73-85):
+only the covariance of features and responses is deflated, so that sets of responses to the same stimuli share their
+features. These are coordinates in the directions that the stimuli span (`sample_space.py`).
 """
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from itertools import pairwise
+from typing import Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
+from threadpoolctl import ThreadpoolController
 
-# 2^12 = 4096-fold powers separate eigenvalues that differ by half a per cent to eight digits.
-SQUARINGS = 12
-RANK_ONE_TOLERANCE = 1e-12
-# Squared, relative to features and responses of size 1: float32 features know no direction smaller than this.
+from transfer.leading_direction import Array, inverse, leading_directions, lib
+from transfer.sample_space import check_finite, train_basis, train_space
+
+# Squared, relative to features of size 1: float32 features know no direction smaller than this.
 NO_VARIANCE = 1e-16
+# Covariances that are worked on at a time: with their Gram matrices and scores they stay in a core's cache.
+BLOCK_BYTES = 2**20
+# Blocks come in this number or a multiple, equally large, so that as many threads finish together.
+BLOCKS_TOGETHER = 4
+# On a GPU a block is as large as its memory allows, with room for a dozen arrays of that size.
+GPU_BLOCK_BYTES = 2**30
+
+
+class Mapping(Protocol):
+    """Follows scikit-learn, and predicts from many sets of responses at once, because that is where the time goes.
+
+    `rotation_invariant` says that only distances and angles between stimuli count, so that `sample_coordinates` of the
+    features can stand for them.
+    """
+
+    rotation_invariant: bool
+
+    def fit(self, X: np.ndarray, Y: np.ndarray) -> "Mapping":
+        """Fit X (stimuli, features) to Y (stimuli, neurons)."""
+
+    def predict(self, X: np.ndarray) -> np.ndarray:
+        """Predicted responses float64 (stimuli, neurons) for X (stimuli, features)."""
+
+    def fit_predict_many(self, X: np.ndarray, Y: np.ndarray, X_test: np.ndarray) -> np.ndarray:
+        """Fit X (stimuli, features) to each Y (sets, stimuli, neurons); predict X_test: (sets, tests, neurons)."""
+
+
+def predict_splits(
+    mapping: Mapping, features: np.ndarray, responses: np.ndarray, splits: Iterable[tuple[np.ndarray, np.ndarray]]
+) -> Iterator[np.ndarray]:
+    """Predictions (sets, tests, neurons) of the test stimuli of each split, fitted to its train stimuli.
+
+    Args:
+        mapping: whose `rotation_invariant` says whether `features` may be `sample_coordinates` of the features.
+        features: (stimuli, features).
+        responses: (sets, stimuli, neurons), such as the halves of all halvings.
+        splits: pairs (train, test) of rows.
+    """
+    for train, test in splits:
+        yield mapping.fit_predict_many(features[train], responses[:, train], features[test])
 
 
 class PLSMapping:
     """Partial least squares with `n_components`, or as many as the training stimuli allow.
 
-    Follows scikit-learn: `fit(X, Y)`, `predict(X)`; `fit_predict_many` does many Y at once.
+    `device` is "cpu" or torch's name of a GPU. On CPUs sets are shared by as many threads as torch uses.
     """
 
-    def __init__(self, n_components: int = 25) -> None:
+    rotation_invariant = True
+
+    def __init__(self, n_components: int = 25, device: str = "cpu") -> None:
         if n_components < 1:
             raise ValueError(f"n_components must be at least 1, found {n_components}")
         self.n_components = n_components
+        self.device = device
 
     def fit(self, X: np.ndarray, Y: np.ndarray) -> "PLSMapping":
         """Fit X (stimuli, features) to Y (stimuli, neurons); keeps `coef_` (features, neurons), `intercept_`."""
         X, Y = np.asarray(X, np.float64), np.asarray(Y, np.float64)
         check_shapes(X, Y)
         check_finite(X, Y)
-        basis, coordinates = sample_space(X)
-        # The model is linear in the coordinates: its predictions for the axes are its coefficients. Steps along them
-        # are as long as the features, so that predictions do not drown in the mean that is subtracted.
-        unit, rank = largest(coordinates), basis.shape[1]
-        probe = np.concatenate([np.zeros((1, rank)), unit * np.eye(rank)])
-        answers = self.regress(coordinates, Y[None], probe)[0]
-        self.coef_ = basis @ (answers[1:] - answers[0]) / unit
-        self.intercept_ = answers[0] - X.mean(0) @ self.coef_
+        basis, coordinates = train_basis(X)
+        centred = (Y - Y.mean(0))[None]
+        rotations, answers = components(coordinates, centred, self.n_components)
+        self.coef_ = basis @ (rotations[0].T @ answers[0])
+        self.intercept_ = Y.mean(0) - X.mean(0) @ self.coef_
         return self
 
     def predict(self, X: np.ndarray) -> np.ndarray:
@@ -49,89 +97,122 @@ class PLSMapping:
 
     def fit_predict_many(self, X: np.ndarray, Y: np.ndarray, X_test: np.ndarray) -> np.ndarray:
         """Fit X (stimuli, features) to each Y (sets, stimuli, neurons); predict X_test: (sets, tests, neurons)."""
+        return self.fit_predict_grid(X, Y, X_test, [self.n_components])[0]
+
+    def fit_predict_grid(self, X: np.ndarray, Y: np.ndarray, X_test: np.ndarray, grid: Sequence[int]) -> np.ndarray:
+        """As `fit_predict_many`, with each number of components in `grid`: (grid, sets, tests, neurons).
+
+        One fit has them all: its first a components are those of a fit with a components.
+        """
         X, Y, X_test = (np.asarray(array, np.float64) for array in (X, Y, X_test))
-        check_shapes(X, Y[0])
+        check_shapes(X, Y, X_test)
         check_finite(X, Y, X_test)
-        basis, coordinates = sample_space(X)
-        return self.regress(coordinates, Y, (X_test - X.mean(0)) @ basis)
+        train, test = train_space(X, X_test)
+        predicted = np.empty((len(grid), len(Y), len(X_test), Y.shape[2]))
 
-    def regress(self, X: np.ndarray, Y: np.ndarray, X_test: np.ndarray) -> np.ndarray:
-        """PLS in sample space: X (stimuli, r) centred, Y (sets, stimuli, neurons), X_test (tests, r)."""
-        components = min(self.n_components, len(X) - 1, X.shape[1])
-        sets = len(Y)
-        mean = Y.mean(1, keepdims=True)
-        # Tolerances are relative to 1; predictions do not depend on the features' unit and follow the responses'.
-        feature_unit, response_unit = largest(X), largest(Y - mean)
-        responses = torch.from_numpy((Y - mean) / response_unit)
-        train = torch.from_numpy(X / feature_unit).expand(sets, -1, -1).clone()
-        test = torch.from_numpy(X_test / feature_unit).expand(sets, -1, -1).clone()
-        predicted = torch.zeros(sets, len(X_test), Y.shape[2], dtype=torch.float64)
-        covariance = train.mT @ responses
-        for _ in range(components):
-            weights = leading_directions(covariance)
-            scores, test_scores = train @ weights, test @ weights
-            # Where nothing is left to explain, scores are zero and the component adds nothing.
-            length = scores.square().sum(1, keepdim=True)
-            inverse = torch.where(length > NO_VARIANCE, 1 / length, 0)
-            loadings = train.mT @ scores * inverse
-            answers = scores.mT @ responses * inverse
-            predicted += test_scores @ answers
-            train -= scores @ loadings.mT
-            test -= test_scores @ loadings.mT
-            covariance -= loadings @ (scores.mT @ responses)
-        return predicted.numpy() * response_unit + mean
+        def predict_block(sets: slice) -> None:
+            mean = Y[sets].mean(1, keepdims=True)
+            arrays = (self.on_device(array) for array in (train, Y[sets] - mean, test))
+            for row, part in zip(predicted, grid_predictions(*arrays, grid), strict=True):
+                row[sets] = part if self.device == "cpu" else part.cpu().numpy()
+                row[sets] += mean
 
+        self.share(predict_block, len(Y), 8 * train.shape[1] * Y.shape[2])
+        return predicted
 
-def largest(values: np.ndarray) -> float:
-    """The largest absolute value; 1 where there is none above 0."""
-    return float(np.abs(values).max(initial=0)) or 1.0
+    def fit_predict_groups(self, X: np.ndarray, groups: Sequence[np.ndarray], X_test: np.ndarray) -> list[np.ndarray]:
+        """`fit_predict_many` for several Y that differ in sets and neurons, such as animals, as one job for a GPU.
 
+        They are made equally wide with neurons that are always silent: those have no part in any component.
+        """
+        widest = max(Y.shape[2] for Y in groups)
+        together = np.concatenate([np.pad(Y, ((0, 0), (0, 0), (0, widest - Y.shape[2]))) for Y in groups])
+        predicted = self.fit_predict_many(X, together, X_test)
+        ends = np.cumsum([len(Y) for Y in groups])
+        return [part[:, :, : Y.shape[2]] for part, Y in zip(np.split(predicted, ends[:-1]), groups, strict=True)]
 
-def check_shapes(X: np.ndarray, Y: np.ndarray) -> None:
-    if X.ndim != 2 or Y.ndim != 2 or len(X) != len(Y) or len(X) < 2:
-        raise ValueError(
-            f"a mapping needs X (stimuli, features) and Y (stimuli, neurons) for the same 2 or more stimuli, "
-            f"found {X.shape} and {Y.shape}"
-        )
+    def on_device(self, array: np.ndarray) -> Array:
+        return array if self.device == "cpu" else torch.from_numpy(array).to(self.device)
 
-
-def check_finite(*arrays: np.ndarray) -> None:
-    if not all(np.isfinite(array).all() for array in arrays):
-        raise ValueError("a mapping cannot be fitted on NaN or infinite values; leave out those stimuli or neurons")
+    def share(self, work: Callable[[slice], None], sets: int, set_bytes: int) -> None:
+        """Call `work` for blocks of the sets; the blocks, and so the results, do not depend on who does them."""
+        if self.device != "cpu":
+            for block in even_blocks(sets, sets * set_bytes / GPU_BLOCK_BYTES):
+                work(block)
+            return
+        blocks = even_blocks(sets, sets * set_bytes / BLOCK_BYTES, BLOCKS_TOGETHER)
+        if len(blocks) == 1:
+            work(blocks[0])
+            return
+        # A batch of small matrices occupies one core inside BLAS: our threads take blocks instead, and BLAS starts none.
+        with blas().limit(limits=1, user_api="blas"), ThreadPoolExecutor(torch.get_num_threads()) as pool:
+            list(pool.map(work, blocks))
 
 
-def sample_space(X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """An orthonormal basis (features, r) of the centred rows of X, and their coordinates (stimuli, r) in it."""
-    left, singular, right = np.linalg.svd(X - X.mean(0), full_matrices=False)
-    kept = singular > singular[0] * max(X.shape) * np.finfo(np.float64).eps if singular[0] > 0 else singular < 0
-    return right[kept].T, left[:, kept] * singular[kept]
+def even_blocks(sets: int, wanted: float, multiple: int = 1) -> list[slice]:
+    """The sets in `wanted` blocks of equal size or more; in a multiple of `multiple` where they are more than one."""
+    count = math.ceil(wanted)
+    if count > 1:
+        count = math.ceil(count / multiple) * multiple
+    ends = np.linspace(0, sets, max(count, 1) + 1).astype(int)
+    return [slice(first, last) for first, last in pairwise(ends) if first < last]
 
 
-def leading_directions(covariance: Tensor) -> Tensor:
-    """First left singular vector (sets, r, 1) of each matrix (sets, r, m)."""
-    wide = covariance.shape[1] <= covariance.shape[2]
-    gram = covariance @ covariance.mT if wide else covariance.mT @ covariance
-    vectors = leading_eigenvectors(gram)
-    if not wide:
-        vectors = covariance @ vectors
-    return vectors / vectors.norm(dim=1, keepdim=True).clamp(min=NO_VARIANCE)
+@cache
+def blas() -> ThreadpoolController:
+    """The BLAS libraries; looking for them takes longer than many a fit."""
+    return ThreadpoolController()
 
 
-def leading_eigenvectors(matrices: Tensor) -> Tensor:
-    """Leading eigenvector (sets, n, 1) of each symmetric positive matrix (sets, n, n).
+def grid_predictions(X: Array, Y: Array, X_test: Array, grid: Sequence[int]) -> list[Array]:
+    """Predictions (sets, tests, neurons) of centred responses with each number of components."""
+    rotations, answers = components(X, Y, max(grid))
+    scores = (rotations @ X_test.T).mT
+    return [scores[:, :, :count] @ answers[:, :count] for count in grid]
 
-    Repeated squaring turns a matrix into the projector on its leading eigenvector, several times faster than a full
-    decomposition; the few matrices whose first two eigenvalues are too close for that are decomposed.
+
+def components(X: Array, Y: Array, count: int) -> tuple[Array, Array]:
+    """PLS components of centred X (stimuli, r) and each centred Y (sets, stimuli, neurons).
+
+    Returns rotations R (sets, components, r), with scores X R', and answers Q (sets, components, neurons), with
+    predictions X R' Q. Where nothing is left to explain they are zero.
     """
-    powers = matrices
-    for _ in range(SQUARINGS):
-        powers = powers / powers.diagonal(dim1=1, dim2=2).sum(1)[:, None, None].clamp(min=torch.finfo().tiny)
-        powers = powers @ powers
-    square_sum = powers.square().sum((1, 2))
-    trace = powers.diagonal(dim1=1, dim2=2).sum(1)
-    strongest = powers.diagonal(dim1=1, dim2=2).argmax(1)
-    vectors = powers.gather(2, strongest[:, None, None].expand(-1, powers.shape[1], 1))
-    close = (trace.square() - square_sum).abs() > RANK_ONE_TOLERANCE * square_sum
-    if close.any():
-        vectors[close] = torch.linalg.eigh(matrices[close]).eigenvectors[:, :, -1:]
-    return vectors
+    count = min(count, len(X) - 1, X.shape[1]) if Y.shape[2] else 0
+    unit = float(abs(X).max()) if count else 1.0
+    X = X / unit
+    covariance = X.T @ Y
+    sets, directions, neurons = covariance.shape
+    rotations, loadings = zeros(X, sets, count, directions), zeros(X, sets, count, directions)
+    answers, product = zeros(X, sets, count, neurons), zeros(X, *covariance.shape)
+    for number in range(count):
+        weights = leading_directions(covariance)
+        # Weights are for features from which the components so far were taken; rotations are for the features.
+        used = loadings[:, :number] @ weights[:, :, None]
+        rotation = weights - (used.mT @ rotations[:, :number])[:, 0]
+        scores = rotation @ X.T
+        strength = inverse_variance((scores * scores).sum(1))[:, None]
+        loading = scores @ X * strength
+        explained = (rotation[:, None] @ covariance)[:, 0]
+        covariance -= lib(X).multiply(loading[:, :, None], explained[:, None], out=product)
+        rotations[:, number], loadings[:, number], answers[:, number] = rotation, loading, explained * strength
+    return rotations / unit, answers
+
+
+def inverse_variance(variance: Array) -> Array:
+    return lib(variance).where(variance > NO_VARIANCE, inverse(variance), 0.0)
+
+
+def zeros(like: Array, *shape: int) -> Array:
+    return np.zeros(shape) if isinstance(like, np.ndarray) else like.new_zeros(shape)
+
+
+def check_shapes(X: np.ndarray, Y: np.ndarray, X_test: np.ndarray | None = None) -> None:
+    """ValueError if X and Y, or with X_test several sets Y, cannot belong together."""
+    many = X_test is not None
+    if X.ndim != 2 or Y.ndim != 2 + many or len(X) != Y.shape[-2] or len(X) < 2:
+        raise ValueError(
+            f"a mapping needs X (stimuli, features) and Y ({'sets, ' * many}stimuli, neurons) for the same 2 or more "
+            f"stimuli, found {X.shape} and {Y.shape}"
+        )
+    if many and (X_test.ndim != 2 or X_test.shape[1] != X.shape[1]):
+        raise ValueError(f"X_test must be (tests, {X.shape[1]} features) as X is, found {X_test.shape}")

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.cross_decomposition import PLSRegression
 
-from transfer.mapping import PLSMapping, leading_eigenvectors
+from transfer.mapping import PLSMapping, even_blocks, predict_splits
+from transfer.sample_space import sample_coordinates
 
 # Its squared change per iteration. At the default, 1e-6, scikit-learn itself is only right to about 1e-3.
 TIGHT = 1e-24
@@ -95,6 +96,110 @@ def test_published_predictions(mouse_vision):
         require_close(found, scikit_learn(X, Y, X_test, components))
 
 
+@settings(deadline=None, max_examples=30)
+@given(
+    stimuli=st.integers(3, 25),
+    features=st.integers(1, 40),
+    neurons=st.integers(1, 30),
+    components=st.integers(1, 26),
+    seed=st.integers(0, 1000),
+)
+def test_torch_gives_what_numpy_gives(stimuli, features, neurons, components, seed):
+    """Torch on this CPU stands in for a GPU: the lines are the same."""
+    rng = np.random.default_rng(seed)
+    X, _, X_test = correlated(rng, stimuli, features, 1, min(features, stimuli))
+    Y = rng.normal(size=(4, stimuli, neurons))
+    found = PLSMapping(components, device="cpu:0").fit_predict_many(X, Y, X_test)
+    require_close(found, PLSMapping(components).fit_predict_many(X, Y, X_test), 1e-9)
+
+
+@pytest.mark.gpu
+def test_a_gpu_gives_what_the_cpu_gives():
+    if not torch.cuda.is_available():
+        pytest.skip("no NVIDIA GPU here")
+    rng = np.random.default_rng(0)
+    X, X_test, Y = rng.normal(size=(59, 300)), rng.normal(size=(59, 300)), rng.normal(size=(40, 59, 35))
+    found = PLSMapping(25, device="cuda").fit_predict_many(X, Y, X_test)
+    require_close(found, PLSMapping(25).fit_predict_many(X, Y, X_test), 1e-9)
+
+
+def test_threads_change_nothing():
+    rng = np.random.default_rng(0)
+    X, X_test, Y = rng.normal(size=(59, 80)), rng.normal(size=(9, 80)), rng.normal(size=(100, 59, 60))
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        expected = PLSMapping(5).fit_predict_many(X, Y, X_test)
+        torch.set_num_threads(3)
+        np.testing.assert_array_equal(PLSMapping(5).fit_predict_many(X, Y, X_test), expected)
+    finally:
+        torch.set_num_threads(before)
+    # So many sets make several blocks: what is compared was shared.
+    require_close(expected[-1], PLSMapping(5).fit(X, Y[-1]).predict(X_test), 1e-9)
+
+
+@settings(deadline=None)
+@given(sets=st.integers(0, 300), wanted=st.floats(0, 50), multiple=st.integers(1, 6))
+def test_blocks_are_all_sets_once_and_even(sets, wanted, multiple):
+    blocks = even_blocks(sets, wanted, multiple)
+    assert [row for block in blocks for row in range(block.start, block.stop)] == list(range(sets))
+    sizes = [block.stop - block.start for block in blocks]
+    assert max(sizes, default=0) - min(sizes, default=0) <= 1
+    if sets >= 50 * 6 and wanted > 1:
+        assert len(blocks) % multiple == 0
+
+
+def test_every_number_of_components_of_one_fit():
+    rng = np.random.default_rng(0)
+    X, X_test, Y = rng.normal(size=(30, 50)), rng.normal(size=(9, 50)), rng.normal(size=(3, 30, 7))
+    grid = [3, 1, 40, 12]
+    found = PLSMapping().fit_predict_grid(X, Y, X_test, grid)
+    for count, predicted in zip(grid, found, strict=True):
+        require_close(predicted, PLSMapping(count).fit_predict_many(X, Y, X_test), 1e-12)
+
+
+def test_animals_together_are_each_alone():
+    rng = np.random.default_rng(0)
+    X, X_test = rng.normal(size=(20, 30)), rng.normal(size=(6, 30))
+    groups = [rng.normal(size=(sets, 20, neurons)) for sets, neurons in ((3, 5), (1, 12), (4, 1))]
+    together = PLSMapping(8).fit_predict_groups(X, groups, X_test)
+    for found, Y in zip(together, groups, strict=True):
+        require_close(found, PLSMapping(8).fit_predict_many(X, Y, X_test), 1e-9)
+
+
+def test_splits_in_coordinates_are_fits_to_the_features():
+    rng = np.random.default_rng(0)
+    features, responses = rng.normal(size=(40, 3000)).astype(np.float32), rng.normal(size=(2, 40, 6))
+    splits = [(order[:20], order[20:]) for order in (rng.permutation(40), rng.permutation(40))]
+    found = predict_splits(PLSMapping(10), sample_coordinates(features), responses, splits)
+    for predicted, (train, test) in zip(found, splits, strict=True):
+        for one, set_responses in zip(predicted, responses, strict=True):
+            require_close(one, scikit_learn(features[train], set_responses[train], features[test], 10))
+
+
+@pytest.mark.parametrize("decades", [3, 7])
+def test_features_of_very_different_strength(decades):
+    rng = np.random.default_rng(decades)
+    X, X_test = (rng.normal(size=(rows, 80)) * 10.0 ** -np.linspace(0, decades, 80) for rows in (59, 20))
+    Y = X @ rng.normal(size=(80, 35))
+    Y += 0.3 * Y.std() * rng.normal(size=Y.shape)
+    require_close(PLSMapping(25).fit_predict_many(X, Y[None], X_test)[0], scikit_learn(X, Y, X_test, 25), 1e-9)
+
+
+def test_no_neurons_and_no_sets():
+    X = np.random.default_rng(0).normal(size=(8, 4))
+    assert PLSMapping(2).fit_predict_many(X, np.zeros((3, 8, 0)), X).shape == (3, 8, 0)
+    assert PLSMapping(2).fit_predict_many(X, np.zeros((0, 8, 2)), X).shape == (0, 8, 2)
+
+
+def test_responses_that_are_used_up_early():
+    """Two components explain these responses; the others have nothing to explain and must not disturb."""
+    rng = np.random.default_rng(0)
+    orthonormal = np.linalg.qr(np.column_stack([np.ones(30), rng.normal(size=(30, 10))]))[0][:, 1:]
+    Y = orthonormal[:, :2] @ rng.normal(size=(2, 5))
+    require_close(PLSMapping(9).fit(orthonormal, Y).predict(orthonormal), Y, 1e-9)
+
+
 @settings(deadline=None, max_examples=40)
 @given(unit=st.integers(-9, 9), response_unit=st.integers(-9, 9), seed=st.integers(0, 100))
 def test_units_do_not_matter(unit, response_unit, seed):
@@ -144,23 +249,6 @@ def test_equal_strongest_directions_are_resolved():
     assert np.linalg.norm(one) == pytest.approx(3, rel=1e-9)
 
 
-@settings(deadline=None, max_examples=60)
-@given(size=st.integers(1, 20), gap=st.sampled_from([0.0, 1e-12, 1e-6, 1e-3, 5e-3, 0.1, 0.9]), seed=st.integers(0, 99))
-def test_leading_eigenvectors_however_close_the_second(size, gap, seed):
-    rng = np.random.default_rng(seed)
-    vectors = np.linalg.qr(rng.normal(size=(3, size, size)))[0]
-    values = np.sort(rng.uniform(0, 1 - gap, (3, size)))[:, ::-1].copy()
-    values[:, 0], values[:, 1:2] = 1.0, 1 - gap
-    matrices = np.einsum("sij,sj,skj->sik", vectors, values, vectors)
-    found = leading_eigenvectors(torch.from_numpy(matrices * np.array([1e-8, 1.0, 1e8])[:, None, None])).numpy()
-    found /= np.linalg.norm(found, axis=1, keepdims=True)
-    # An eigenvector of the largest value, up to what lies within rounding of it.
-    strength = np.einsum("sia,sij,sja->s", found, matrices, found)
-    np.testing.assert_allclose(strength, 1.0, rtol=0, atol=1e-9)
-    if gap >= 1e-3:
-        np.testing.assert_allclose(np.abs(np.einsum("si,sia->s", vectors[:, :, 0], found)), 1.0, atol=1e-9)
-
-
 @pytest.mark.parametrize(
     ("X", "Y", "line"),
     [
@@ -174,6 +262,19 @@ def test_leading_eigenvectors_however_close_the_second(size, gap, seed):
 def test_what_cannot_be_fitted_is_one_line(X, Y, line):
     with pytest.raises(ValueError, match=line):
         PLSMapping(2).fit(X, Y)
+
+
+@pytest.mark.parametrize(
+    ("Y", "X_test", "line"),
+    [
+        (np.ones((4, 2)), np.ones((3, 2)), r"Y \(sets, stimuli, neurons\) .* found \(4, 2\) and \(4, 2\)"),
+        (np.ones((1, 5, 2)), np.ones((3, 2)), r"same 2 or more stimuli, found \(4, 2\) and \(1, 5, 2\)"),
+        (np.ones((1, 4, 2)), np.ones((3, 7)), r"X_test must be \(tests, 2 features\) as X is, found \(3, 7\)"),
+    ],
+)
+def test_sets_that_cannot_be_fitted_are_one_line(Y, X_test, line):
+    with pytest.raises(ValueError, match=line):
+        PLSMapping(2).fit_predict_many(np.ones((4, 2)), Y, X_test)
 
 
 def test_components_must_be_one_or_more():
