@@ -20,12 +20,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from neural_data.correlation import pearson, spearman_brown
-from neural_data.halvings import halves_batch
 from sklearn.cross_decomposition import PLSRegression
 from timing import rounded
 
 from neural_data.arrays import read_arrays, write_arrays
+from neural_data.reliability import pearson, spearman_brown
+from neural_data.halvings import halves_batch
 from neural_data.simulate import FIELD_SIZE, SimulationConfig, simulate
 from neural_data.splits import image_splits
 from pretrain.models import create_model, model_info
@@ -161,7 +161,7 @@ def difference(config: PredictivityConfig, chosen: list[Halving], settings: dict
     largest = 0.0
     for features, group, train, test, number in chosen:
         halves = Halves(*halves_batch(group.responses, config.halvings))
-        source = Source.of_model(how.prepare(features).values)
+        source = Source(how.prepare(features).values)
         ours = how.score(source, halves, slice(number, number + 1), train, test)[0]
         theirs = peer_score((features, group, train, test, number), settings)
         largest = max(largest, float(np.nanmax(np.abs(ours - theirs))))

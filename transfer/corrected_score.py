@@ -13,26 +13,30 @@ import pandas as pd
 
 from neural_data.noise_correction import noise_corrected
 from neural_data.reliability import pearson
-from transfer.choose_components import ChosenPLSMapping
+from transfer.choose_components import PLSMappingCV
 from transfer.config import PredictivityConfig
-from transfer.mapping import Mapping, PLSMapping
+from transfer.mapping import Mapping, PLSMapping, fit_predict_sets
 from transfer.one_to_one import OneToOneMapping
 from transfer.protocol import Halves, Score, Source
-from transfer.random_projection import project
+from transfer.random_projection import random_projection
 from transfer.ridge import RidgeMapping
 from transfer.sample_space import sample_coordinates
-from transfer.similarity import linear_cka, rsa
+from transfer.similarity import cka, rsa
 
 POPULATION = "population"
-SIMILARITIES = {"rsa": rsa, "cka": linear_cka}
+SIMILARITIES = {"rsa": rsa, "cka": cka}
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """Features as the scoring wants them, `values` (stimuli, coordinates), and how many the layer has."""
+    """Features as the scoring wants them, `values` (stimuli, coordinates), and how many the layer has.
+
+    `projection_error`: the largest relative change of a squared distance by the random projection, NaN without one.
+    """
 
     values: np.ndarray
     size: int
+    projection_error: float
 
 
 @dataclass(frozen=True)
@@ -48,3 +52,70 @@ class Scoring:
         if not self.population:
             return neurons
         return neurons.head(1).assign(neuron_id=POPULATION, reliability=neurons["reliability"].median())
+
+
+def scoring(config: PredictivityConfig) -> Scoring:
+    """How a config scores. Raises ValueError where its keys do not go together."""
+    similar = config.mapping in SIMILARITIES
+    if config.train_fraction == 0 and not similar:
+        raise ValueError(f"train_fraction=0 leaves nothing to fit mapping={config.mapping} on; it is for rsa and cka")
+    if config.component_choices and config.mapping != "pls":
+        raise ValueError(f"component_choices are for mapping=pls, found mapping={config.mapping}")
+    if similar:
+        return Scoring(preparing(config, config.mapping == "cka"), similarity_score(config), population=True)
+    mapping = mapping_of(config)
+    return Scoring(preparing(config, mapping.rotation_invariant), mapping_score(mapping, config))
+
+
+def mapping_of(config: PredictivityConfig) -> Mapping:
+    if config.mapping == "ridge":
+        return RidgeMapping()
+    if config.mapping == "one_to_one":
+        return OneToOneMapping()
+    device = "cpu" if config.accelerator in ("auto", "cpu", "mps") else config.accelerator
+    if config.component_choices:
+        return PLSMappingCV(config.component_choices, device=device)
+    return PLSMapping(config.components, device=device)
+
+
+def preparing(config: PredictivityConfig, rotation_invariant: bool) -> Callable[[np.ndarray], Prepared]:
+    """Features of a layer projected at random where that is asked for, and as coordinates where that is the same."""
+
+    def prepare(features: np.ndarray) -> Prepared:
+        size, error, values = features.shape[1], np.nan, features
+        if 0 < config.random_projection < size:
+            projected = random_projection(features, config.random_projection, seed=config.seed)
+            values, error = projected.features, projected.max_distortion
+        if rotation_invariant:
+            values = sample_coordinates(values)
+        return Prepared(values, size, error)
+
+    return prepare
+
+
+def mapping_score(mapping: Mapping, config: PredictivityConfig) -> Score:
+    """Scores (halvings, neurons) by a mapping that is fitted to the train stimuli of each half."""
+
+    def score(source: Source, halves: Halves, part: slice, train: np.ndarray, test: np.ndarray) -> np.ndarray:
+        responses = np.concatenate([halves.first[part][:, train], halves.second[part][:, train]])
+        predicted = fit_predict_sets(mapping, source.part(part, train), responses, source.part(part, test))
+        first, second = np.split(predicted, 2)
+        s1, s2 = halves.first[part][:, test], halves.second[part][:, test]
+        of_pairs = (pearson(a, b, axis=1) for a, b in ((first, s2), (first, second), (s1, s2)))
+        return noise_corrected(*of_pairs, mode=config.correction)
+
+    return score
+
+
+def similarity_score(config: PredictivityConfig) -> Score:
+    """Scores (halvings, 1) by a similarity of all neurons' responses to the test stimuli, without a mapping."""
+    similarity = SIMILARITIES[config.mapping]
+
+    def score(source: Source, halves: Halves, part: slice, train: np.ndarray, test: np.ndarray) -> np.ndarray:
+        features = source.part(part, test)
+        first, second = np.split(features, 2) if features.ndim == 3 else (features, features)
+        s1, s2 = halves.first[part][:, test], halves.second[part][:, test]
+        of_pairs = (np.broadcast_to(similarity(a, b), len(s1)) for a, b in ((first, s2), (first, second), (s1, s2)))
+        return noise_corrected(*of_pairs, mode=config.correction)[:, None]
+
+    return score

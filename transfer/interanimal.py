@@ -11,8 +11,8 @@ from functools import reduce
 
 import numpy as np
 import pandas as pd
-from neural_data.halvings import halves_in_order, seeded_orders
 
+from neural_data.halvings import halves_in_order, seeded_orders
 from transfer.config import PredictivityConfig
 from transfer.corrected_score import Scoring
 from transfer.neuron_groups import FEWEST_STIMULI, NeuronGroup
@@ -66,10 +66,10 @@ def score_from(
         halves = halves_in_order(of_stimuli(other, stimuli), order)
         first.append(halves[0])
         second.append(halves[1])
-    units = Source(np.concatenate(first, axis=2), np.concatenate(second, axis=2))
+    units = np.stack([np.concatenate(first, axis=2), np.concatenate(second, axis=2)])
     target = Halves(*halves_in_order(of_stimuli(group, stimuli), target_order))
-    table = score_halves(units, target, group, how, config, choose=False)
-    return table.assign(features=units.first.shape[2])
+    table = score_halves(Source(units), target, how.scored(group.neurons), how.score, config, choose=False)
+    return table.assign(features=units.shape[3])
 
 
 def of_stimuli(group: NeuronGroup, stimuli: np.ndarray) -> np.ndarray:

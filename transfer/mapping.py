@@ -50,6 +50,14 @@ class Mapping(Protocol):
         """Fit X (stimuli, features) to each Y (sets, stimuli, neurons); predict X_test: (sets, tests, neurons)."""
 
 
+def fit_predict_sets(mapping: Mapping, X: np.ndarray, Y: np.ndarray, X_test: np.ndarray) -> np.ndarray:
+    """`fit_predict_many`, for every mapping also where each set has features (sets, stimuli, features) of its own."""
+    if X.ndim == 2 or isinstance(mapping, PLSMapping):
+        return mapping.fit_predict_many(X, Y, X_test)
+    one_by_one = zip(X, Y[:, None], X_test, strict=True)
+    return np.concatenate([mapping.fit_predict_many(*of_set) for of_set in one_by_one])
+
+
 def predict_splits(
     mapping: Mapping, features: np.ndarray, responses: np.ndarray, splits: Iterable[tuple[np.ndarray, np.ndarray]]
 ) -> Iterator[np.ndarray]:
@@ -96,7 +104,10 @@ class PLSMapping:
         return np.asarray(X, np.float64) @ self.coef_ + self.intercept_
 
     def fit_predict_many(self, X: np.ndarray, Y: np.ndarray, X_test: np.ndarray) -> np.ndarray:
-        """Fit X (stimuli, features) to each Y (sets, stimuli, neurons); predict X_test: (sets, tests, neurons)."""
+        """Fit X (stimuli, features) to each Y (sets, stimuli, neurons); predict X_test: (sets, tests, neurons).
+
+        Sets may have features of their own: X (sets, stimuli, features) and X_test (sets, tests, features).
+        """
         return self.fit_predict_grid(X, Y, X_test, [self.n_components])[0]
 
     def fit_predict_grid(self, X: np.ndarray, Y: np.ndarray, X_test: np.ndarray, grid: Sequence[int]) -> np.ndarray:
@@ -107,17 +118,20 @@ class PLSMapping:
         X, Y, X_test = (np.asarray(array, np.float64) for array in (X, Y, X_test))
         check_shapes(X, Y, X_test)
         check_finite(X, Y, X_test)
-        train, test = train_space(X, X_test)
-        predicted = np.empty((len(grid), len(Y), len(X_test), Y.shape[2]))
+        own = X.ndim == 3
+        centre = X.mean(1, keepdims=True) if own else 0.0
+        train, test = (X - centre, X_test - centre) if own else train_space(X, X_test)
+        predicted = np.empty((len(grid), len(Y), X_test.shape[-2], Y.shape[2]))
 
         def predict_block(sets: slice) -> None:
             mean = Y[sets].mean(1, keepdims=True)
-            arrays = (self.on_device(array) for array in (train, Y[sets] - mean, test))
+            arrays = (train[sets], Y[sets] - mean, test[sets]) if own else (train, Y[sets] - mean, test)
+            arrays = (self.on_device(array) for array in arrays)
             for row, part in zip(predicted, grid_predictions(*arrays, grid), strict=True):
                 row[sets] = part if self.device == "cpu" else part.cpu().numpy()
                 row[sets] += mean
 
-        self.share(predict_block, len(Y), 8 * train.shape[1] * Y.shape[2])
+        self.share(predict_block, len(Y), 8 * train.shape[-1] * Y.shape[2])
         return predicted
 
     def fit_predict_groups(self, X: np.ndarray, groups: Sequence[np.ndarray], X_test: np.ndarray) -> list[np.ndarray]:
@@ -144,7 +158,7 @@ class PLSMapping:
         if len(blocks) == 1:
             work(blocks[0])
             return
-        # A batch of small matrices occupies one core inside BLAS: our threads take blocks instead, and BLAS starts none.
+        # A batch of small matrices keeps one core of BLAS busy: our threads take blocks instead, and BLAS starts none.
         with blas().limit(limits=1, user_api="blas"), ThreadPoolExecutor(torch.get_num_threads()) as pool:
             list(pool.map(work, blocks))
 
@@ -167,20 +181,20 @@ def blas() -> ThreadpoolController:
 def grid_predictions(X: Array, Y: Array, X_test: Array, grid: Sequence[int]) -> list[Array]:
     """Predictions (sets, tests, neurons) of centred responses with each number of components."""
     rotations, answers = components(X, Y, max(grid))
-    scores = (rotations @ X_test.T).mT
+    scores = (rotations @ X_test.mT).mT
     return [scores[:, :, :count] @ answers[:, :count] for count in grid]
 
 
 def components(X: Array, Y: Array, count: int) -> tuple[Array, Array]:
-    """PLS components of centred X (stimuli, r) and each centred Y (sets, stimuli, neurons).
+    """PLS components of centred X (stimuli, r) or (sets, stimuli, r) and each centred Y (sets, stimuli, neurons).
 
     Returns rotations R (sets, components, r), with scores X R', and answers Q (sets, components, neurons), with
     predictions X R' Q. Where nothing is left to explain they are zero.
     """
-    count = min(count, len(X) - 1, X.shape[1]) if Y.shape[2] else 0
+    count = min(count, X.shape[-2] - 1, X.shape[-1]) if Y.shape[2] else 0
     unit = float(abs(X).max()) if count else 1.0
     X = X / unit
-    covariance = X.T @ Y
+    covariance = X.mT @ Y
     sets, directions, neurons = covariance.shape
     rotations, loadings = zeros(X, sets, count, directions), zeros(X, sets, count, directions)
     answers, product = zeros(X, sets, count, neurons), zeros(X, *covariance.shape)
@@ -189,13 +203,18 @@ def components(X: Array, Y: Array, count: int) -> tuple[Array, Array]:
         # Weights are for features from which the components so far were taken; rotations are for the features.
         used = loadings[:, :number] @ weights[:, :, None]
         rotation = weights - (used.mT @ rotations[:, :number])[:, 0]
-        scores = rotation @ X.T
+        scores = products(X, rotation)
         strength = inverse_variance((scores * scores).sum(1))[:, None]
-        loading = scores @ X * strength
+        loading = products(X.mT, scores) * strength
         explained = (rotation[:, None] @ covariance)[:, 0]
         covariance -= lib(X).multiply(loading[:, :, None], explained[:, None], out=product)
         rotations[:, number], loadings[:, number], answers[:, number] = rotation, loading, explained * strength
     return rotations / unit, answers
+
+
+def products(matrices: Array, vectors: Array) -> Array:
+    """Products (sets, n) of one matrix (n, m), or of each of (sets, n, m), with vectors (sets, m)."""
+    return vectors @ matrices.mT if matrices.ndim == 2 else (matrices @ vectors[:, :, None])[:, :, 0]
 
 
 def inverse_variance(variance: Array) -> Array:
@@ -209,10 +228,13 @@ def zeros(like: Array, *shape: int) -> Array:
 def check_shapes(X: np.ndarray, Y: np.ndarray, X_test: np.ndarray | None = None) -> None:
     """ValueError if X and Y, or with X_test several sets Y, cannot belong together."""
     many = X_test is not None
-    if X.ndim != 2 or Y.ndim != 2 + many or len(X) != Y.shape[-2] or len(X) < 2:
+    own = many and X.ndim == 3
+    fits = X.ndim == 2 + own and Y.ndim == 2 + many and X.shape[-2] == Y.shape[-2] >= 2
+    if not fits or (own and len(X) != len(Y)):
         raise ValueError(
             f"a mapping needs X (stimuli, features) and Y ({'sets, ' * many}stimuli, neurons) for the same 2 or more "
             f"stimuli, found {X.shape} and {Y.shape}"
         )
-    if many and (X_test.ndim != 2 or X_test.shape[1] != X.shape[1]):
-        raise ValueError(f"X_test must be (tests, {X.shape[1]} features) as X is, found {X_test.shape}")
+    if many and (X_test.ndim != X.ndim or X_test.shape[-1] != X.shape[-1] or (own and len(X_test) != len(X))):
+        expected = f"({'sets, ' * own}tests, {X.shape[-1]} features)"
+        raise ValueError(f"X_test must be {expected} as X is, found {X_test.shape}")

@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 from neural_data.formats import read_recordings
+from neural_data.halvings import halves_batch
 from neural_data.recording import Recording
 from pretrain.checkpoint import TrainedBackbone
 from pretrain.durable import write_atomically
@@ -36,7 +37,7 @@ from transfer.differences import paired_differences
 from transfer.interanimal import ANIMALS, other_animals, score_from_animals
 from transfer.layer_choice import chosen_scores, one_number
 from transfer.neuron_groups import NeuronGroup, neuron_groups, say_counts
-from transfer.protocol import Source, mean_over_splits, score_group
+from transfer.protocol import Halves, Source, mean_over_splits, score_halves
 from transfer.summary import summarise
 
 
@@ -177,8 +178,9 @@ def score_groups(
 ) -> Iterator[pd.DataFrame]:
     for group in groups:
         features = prepared.values[np.searchsorted(part.rows, group.stimuli)]
-        table = score_group(Source.of_model(features), group, how.score, config, choose)
-        yield table.assign(features=prepared.size)
+        halves = Halves(*halves_batch(group.responses, config.halvings))
+        table = score_halves(Source(features), halves, how.scored(group.neurons), how.score, config, choose)
+        yield table.assign(features=prepared.size, projection_error=prepared.projection_error)
 
 
 def piece(

@@ -19,11 +19,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from neural_data.halvings import halves_batch
 
 from neural_data.splits import image_splits
 from transfer.config import PredictivityConfig
-from transfer.neuron_groups import FEWEST_STIMULI, NeuronGroup
+from transfer.neuron_groups import FEWEST_STIMULI
 
 # Halved responses and predictions held at a time, of which about ten are alive at once.
 BLOCK_BYTES = 32 * 2**20
@@ -31,23 +30,20 @@ BLOCK_BYTES = 32 * 2**20
 
 @dataclass(frozen=True)
 class Source:
-    """What neurons are predicted from: `first` and `second` belong to half 1 and half 2 of their repeats.
+    """What neurons are predicted from.
 
-    A model has the same features (stimuli, features) for both; other animals have (halvings, stimuli, units) each.
+    `features`: (stimuli, features) of a model, the same for both halves and every halving; or, of other animals,
+    (2, halvings, stimuli, units), what belongs to half 1 and to half 2.
     """
 
-    first: np.ndarray
-    second: np.ndarray
+    features: np.ndarray
 
-    @classmethod
-    def of_model(cls, features: np.ndarray) -> "Source":
-        return cls(features, features)
-
-    def part(self, halvings: slice, stimuli: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The halves' features of some stimuli; of some halvings where they differ."""
-        if self.first.ndim == 2:
-            return self.first[stimuli], self.second[stimuli]
-        return self.first[halvings][:, stimuli], self.second[halvings][:, stimuli]
+    def part(self, halvings: slice, stimuli: np.ndarray) -> np.ndarray:
+        """Features (stimuli, features) of some stimuli; of animals (sets, stimuli, units), all of half 1 first."""
+        if self.features.ndim == 2:
+            return self.features[stimuli]
+        chosen = self.features[:, halvings][:, :, stimuli]
+        return chosen.reshape(-1, *chosen.shape[2:])
 
 
 @dataclass(frozen=True)
@@ -59,14 +55,6 @@ class Halves:
 
 
 Score = Callable[[Source, Halves, slice, np.ndarray, np.ndarray], np.ndarray]
-
-
-def score_group(
-    source: Source, group: NeuronGroup, score: Score, config: PredictivityConfig, choose: bool
-) -> pd.DataFrame:
-    """`score_halves` for the config's halvings of a group's repeats."""
-    halves = Halves(*halves_batch(group.responses, config.halvings))
-    return score_halves(source, halves, group.neurons, score, config, choose)
 
 
 def score_halves(
