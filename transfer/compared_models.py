@@ -16,7 +16,7 @@ import torch
 from pretrain.checkpoint import BackboneSpec, TrainedBackbone, load_trained_backbone
 from pretrain.models import create_model, model_info
 from transfer.config import PredictivityConfig
-from transfer.features import extract_features, prepare_stimuli
+from transfer.features import extract_features, known_layer, prepare_stimuli
 from transfer.gabor_bank import gabor_energy
 
 TRAINED, RANDOM, GABOR, PIXELS = "trained", "random", "gabor", "pixels"
@@ -88,8 +88,11 @@ def labels(trained: Sequence[TrainedBackbone]) -> list[str]:
 def network(
     label: str, model: torch.nn.Module, spec: BackboneSpec, config: PredictivityConfig, source: TrainedBackbone | None
 ) -> ComparedModel:
-    """A network and its fit layers, or those that the config names."""
+    """A network and its fit layers, or those that the config names; ValueError for one that it does not have."""
     layers = tuple(config.layers or model_info(spec.name).fit_layers)
+    modules = dict(model.named_modules())
+    for layer in layers:
+        known_layer(modules, layer)
     return ComparedModel(label, layers, spec, lambda images, names: extract_features(model, images, names), source)
 
 

@@ -13,10 +13,10 @@ class PredictivityConfig:
     """How well each layer of one or several models predicts recorded neurons, corrected for their noise."""
 
     checkpoint: str | None = setting(None, "run folder of a pretraining, a checkpoint file, or a published file")
-    checkpoints: list[str] = setting([], "several of them, to be compared in one table")
     recording: str | None = setting(
         None, "recording of any format that `murine data info` knows, or a folder of several recordings"
     )
+    checkpoints: list[str] = setting([], "several checkpoints, to be compared in one table")
     model: str | None = setting(None, "network of a published file (default: the file's name says it)")
     layers: list[str] = setting([], "layers to fit (default: each model's own fit layers)")
     stimulus_view: str = setting(

@@ -60,10 +60,11 @@ def predictivity(config: PredictivityConfig) -> Path:
     recorded, excluded = recorded_neurons(config)
     models = list(compared_models(trained, config))
     run = open_run(config, "predictivity", "predictivity")
-    require_same_inputs(run, inputs_of(trained, recorded))
+    inputs = inputs_of(trained, recorded)
+    require_same_inputs(run, inputs)
     say_counts([group for part in recorded for group in part.groups], excluded)
     run.status(
-        **inputs_of(trained, recorded), **facts_of(trained),
+        **inputs, **facts_of(trained),
         recording=", ".join(part.recording.name for part in recorded),
         stimuli=sum(len(part.rows) for part in recorded), device=pick_accelerator(config.accelerator),
     )  # fmt: skip

@@ -1,5 +1,7 @@
 """Layers are chosen on train stimuli alone, for each area and split, and scored on test stimuli."""
 
+from itertools import product
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,20 +9,16 @@ import pytest
 from transfer.layer_choice import choose_layers, chosen_scores, often_chosen, one_number
 
 
-def table(rng: np.random.Generator, layers: int, neurons: int = 30, splits: int = 4, signal: float = 0.0) -> pd.DataFrame:
-    """Scores of layers that are equally good but for noise of their own; `signal` is common to train and test."""
+def table(rng: np.random.Generator, layers: int, neurons: int = 30, signal: float = 0.0) -> pd.DataFrame:
+    """Scores of layers in 4 splits, equally good but for noise; `signal` is common to train and test."""
     rows = []
-    for layer in range(layers):
-        for split in range(splits):
-            quality = signal * rng.normal()
-            for n in range(neurons):
-                rows.append(
-                    {
-                        "neuron_id": n, "animal": "m", "area": ("V1", "LM")[n % 2], "reliability": 0.8, "model": "trained",
-                        "layer": f"layer{layer}", "split": split, "defined": 10,
-                        "score": 0.5 + quality + 0.2 * rng.normal(), "train_score": quality + 0.2 * rng.normal(),
-                    }
-                )  # fmt: skip
+    for layer, split in product(range(layers), range(4)):
+        quality = signal * rng.normal()
+        for n in range(neurons):
+            neuron = {"neuron_id": n, "animal": "m", "area": ("V1", "LM")[n % 2], "reliability": 0.8}
+            score, train_score = (quality + 0.2 * rng.normal() for _ in range(2))
+            scores = {"score": 0.5 + score, "train_score": train_score, "defined": 10}
+            rows.append(neuron | scores | {"model": "trained", "layer": f"layer{layer}", "split": split})
     return pd.DataFrame(rows)
 
 

@@ -10,69 +10,21 @@ import pandas as pd
 import pytest
 
 from neural_data.arrays import read_arrays, write_arrays
+from neural_data.halvings import halves_batch
 from neural_data.recording import Recording
-from neural_data.reliability import halves, pearson, split_half_reliability
+from neural_data.reliability import pearson
 from neural_data.simulate import SimulationConfig, Truth, simulate
 from neural_data.splits import image_splits
-from neural_data.tables import neuron_table, trial_table
+from pretrain.checkpoint import load_trained_backbone
 from transfer import predictivity as module
+from transfer import protocol
 from transfer.config import PredictivityConfig
-from transfer.predictivity import animal_data, mean_of_defined, predictivity, score_halvings, score_splits
-
-
-def plain_score(features, half1, half2, train, test, components) -> np.ndarray:
-    """The score of one halving, neuron by neuron, with scikit-learn's regression."""
-    from sklearn.cross_decomposition import PLSRegression
-
-    def predict(half: np.ndarray) -> np.ndarray:
-        model = PLSRegression(components, scale=False, tol=1e-24, max_iter=20_000)
-        return model.fit(features[train], half[train]).predict(features[test])
-
-    def corrected(r: float) -> float:
-        return 2 * r / (1 + r)
-
-    first, second, scores = predict(half1), predict(half2), []
-    for n in range(half1.shape[1]):
-        if not np.ptp(half1[:, n]):
-            scores.append(np.nan)
-            continue
-        s1, s2 = half1[test, n], half2[test, n]
-        of_model = corrected(np.corrcoef(first[:, n], second[:, n])[0, 1])
-        under_root = of_model * corrected(np.corrcoef(s1, s2)[0, 1])
-        scores.append(np.corrcoef(first[:, n], s2)[0, 1] / under_root**0.5 if under_root > 0 else np.nan)
-    return np.array(scores)
-
-
-def test_published_scores_of_each_halving(mouse_vision):
-    """Halving i of the published values is ours; they were fitted at scikit-learn's loose default tolerance."""
-    values = np.load(mouse_vision / "neural" / "noise_estimation.npz")
-    half1, half2 = (np.stack(part) for part in zip(*(halves(values["target"], i) for i in range(5)), strict=True))
-    splits = values["train_idx"], values["test_idx"]
-    found = score_halvings(values["features"], half1, half2, *splits, components=5)
-    expected = values["out_model_pls_denominator"]
-    assert np.isfinite(expected).all()
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-3)
-    exact = [plain_score(values["features"], half1[i], half2[i], *splits, 5) for i in range(5)]
-    np.testing.assert_allclose(found, exact, rtol=0, atol=1e-8)
-    published = json.loads((mouse_vision / "neural" / "neural.json").read_text())["median_scores"]
-    assert np.median(found) == pytest.approx(published["model_pls_denominator"], abs=1e-3)
-
-
-def test_a_score_without_a_ceiling_is_not_a_number():
-    """The mapping is reliable, but on the test stimuli the halves of neurons 0 to 9 contradict each other."""
-    rng = np.random.default_rng(0)
-    features = rng.normal(size=(40, 6))
-    signal = features @ rng.normal(size=(6, 30))
-    half1, half2 = (signal[None] + 0.5 * rng.normal(size=(3, 40, 30)) for _ in range(2))
-    train, test = np.arange(20), np.arange(20, 40)
-    half2[:, 20:, :10] *= -1
-    half1[:, :, 10:20] = half2[:, :, 10:20] = 1.0
-    found = score_halvings(features, half1, half2, train, test, 6)
-    assert np.isnan(found[:, :20]).all()
-    assert np.isfinite(found[:, 20:]).all()
-    for h in range(3):
-        expected = plain_score(features, half1[h], half2[h], train, test, 6)
-        np.testing.assert_allclose(found[h, 20:], expected[20:], rtol=1e-6)
+from transfer.corrected_score import mapping_score, scoring
+from transfer.features import prepare_stimuli
+from transfer.mapping import PLSMapping
+from transfer.neuron_groups import NeuronGroup, neuron_groups
+from transfer.predictivity import predictivity
+from transfer.protocol import Halves, Source, mean_of_defined, score_halves
 
 
 def test_mean_of_defined_leaves_out_what_is_not_a_number():
@@ -91,10 +43,14 @@ def known() -> tuple[Recording, Truth]:
     )  # fmt: skip
 
 
-def scores_of(features: np.ndarray, recording: Recording, **keys: object) -> tuple[np.ndarray, module.AnimalData]:
+def scores_of(features: np.ndarray, recording: Recording, **keys: object) -> tuple[np.ndarray, NeuronGroup]:
     config = PredictivityConfig(**({"splits": 4, "halvings": 10} | keys))
-    data = animal_data(recording, recording.animals[0], config)
-    return mean_of_defined(np.stack(list(score_splits(features[data.stimuli], data, config)))), data
+    group = neuron_groups(recording, config)[0][0]
+    how = scoring(config)
+    source = Source(how.prepare(features[group.stimuli]).values)
+    halves = Halves(*halves_batch(group.responses, config.halvings))
+    table = score_halves(source, halves, group.neurons, how.score, config, choose=False)
+    return table.pivot(index="neuron_id", columns="split", values="score").mean(axis=1).to_numpy(), group
 
 
 @pytest.mark.parametrize(("reliability", "at_least"), [(0.9, 0.9), (0.98, 0.97)])
@@ -106,11 +62,12 @@ def test_the_true_rates_score_nearly_one_and_random_features_nothing(reliability
             dead_neurons=0.25,
         )
     )  # fmt: skip
-    perfect, data = scores_of(truth.rates[:, truth.kind != "dead"], recording)
+    perfect, group = scores_of(truth.rates[:, truth.kind != "dead"], recording)
     assert len(perfect) == 12
     assert at_least < np.median(perfect) < 1.03
     assert perfect.min() > at_least - 0.1
-    noisy = pearson(truth.rates[:, data.neurons], data.half2[0])
+    rates = truth.rates[:, recording.neurons["neuron_id"].isin(group.neurons["neuron_id"])]
+    noisy = pearson(rates, halves_batch(group.responses, 1)[1][0])
     assert np.median(noisy) < np.median(perfect), "without a correction even the truth scores less"
     random, _ = scores_of(np.random.default_rng(0).normal(size=(118, 40)), recording)
     assert abs(np.nanmedian(random)) < 0.2
@@ -126,63 +83,8 @@ def test_a_neurons_score_does_not_depend_on_its_unit(known):
 def test_blocks_of_halvings_do_not_change_the_scores(known, monkeypatch):
     recording, truth = known
     expected, _ = scores_of(truth.rates, recording, halvings=7)
-    monkeypatch.setattr(module, "BLOCK_HALVINGS", 3)
+    monkeypatch.setattr(protocol, "BLOCK_BYTES", 2 * 8 * 100 * 12 * 3)
     np.testing.assert_allclose(scores_of(truth.rates, recording, halvings=7)[0], expected, rtol=1e-10)
-
-
-def test_neurons_are_excluded_by_what_is_wrong_with_them(known):
-    recording, truth = known
-    responses = np.array(recording.responses)
-    rng = np.random.default_rng(0)
-    alive = np.flatnonzero(truth.kind != "dead")
-    noise, gap, gone = alive[:3]
-    responses[:, noise] = rng.poisson(2, len(responses))
-    responses[recording.trials["stimulus"] == 5, gap] = np.nan
-    responses[:, gone] = np.nan
-    changed = dataclasses.replace(recording, responses=responses)
-    data = animal_data(changed, changed.animals[0], PredictivityConfig(halvings=6))
-    reasons = data.excluded.set_index("neuron_id")["reason"].to_dict()
-    names = recording.neurons["neuron_id"]
-    assert {names[n] for n in np.flatnonzero(truth.kind == "dead")} == {n for n, r in reasons.items() if r == "silent"}
-    assert reasons[names[noise]] == "unreliable"
-    assert reasons[names[gap]] == "unscored"
-    assert reasons[names[gone]] == "unscored"
-    assert not set(data.neurons) & {noise, gap, gone}
-    assert len(data.neurons) + len(data.excluded) == 16
-    assert np.isfinite(data.half1).all()
-    assert np.isfinite(data.half2).all()
-    expected = split_half_reliability(recording.repeats(recording.animals[0]).responses, 6)[data.neurons]
-    np.testing.assert_allclose(data.reliability, expected)
-    assert (data.reliability >= 0.5).all()
-
-
-def grey_recording(responses: np.ndarray, animal: list[str] | str = "m") -> Recording:
-    """Responses (repeats, stimuli, neurons) to random stimuli."""
-    repeats, stimuli, neurons = responses.shape
-    return Recording(
-        name="small",
-        stimuli=np.random.default_rng(0).integers(0, 256, (stimuli, 32, 32), np.uint8),
-        trials=trial_table(np.tile(np.arange(stimuli), repeats), np.repeat(np.arange(repeats), stimuli)),
-        responses=responses.reshape(-1, neurons),
-        neurons=neuron_table([f"n{i}" for i in range(neurons)], animal),
-    )
-
-
-def test_stimuli_seen_once_are_left_out_and_said(capsys):
-    rng = np.random.default_rng(0)
-    responses = rng.normal(size=(1, 12, 5)) + 0.1 * rng.normal(size=(6, 12, 5))
-    responses[1:, 3] = np.nan
-    data = animal_data(grey_recording(responses), "m", PredictivityConfig(halvings=4))
-    assert data.stimuli.tolist() == [0, 1, 2, *range(4, 12)]
-    assert data.half1.shape == (4, 11, 5)
-    assert "animal m: 1 stimuli that it saw only once are left out" in capsys.readouterr().err
-
-
-def test_too_few_repeated_stimuli_are_one_line():
-    responses = np.random.default_rng(0).normal(size=(2, 9, 5))
-    responses[1, 3:] = np.nan
-    with pytest.raises(ValueError, match=r"animal 'm' saw 3 stimuli at least twice; a split .* needs 4"):
-        animal_data(grey_recording(responses), "m", PredictivityConfig())
 
 
 @pytest.fixture
@@ -195,7 +97,8 @@ def config(tiny_run, tiny_recording, tmp_path) -> PredictivityConfig:
 
 def tables(folder: Path) -> dict[str, pd.DataFrame]:
     found = {name: pd.read_parquet(folder / f"{name}.parquet") for name in ("neurons", "predictivity")}
-    return found | {name: pd.read_csv(folder / f"{name}.csv") for name in ("predictivity", "excluded")}
+    names = "predictivity", "excluded", "chosen", "differences"
+    return found | {f"{name}.csv": pd.read_csv(folder / f"{name}.csv") for name in names}
 
 
 def require_same_tables(one: dict[str, pd.DataFrame], two: dict[str, pd.DataFrame]) -> None:
@@ -205,11 +108,12 @@ def require_same_tables(one: dict[str, pd.DataFrame], two: dict[str, pd.DataFram
 
 def test_a_run_scores_every_layer_the_random_net_and_pixels(config, tiny_recording, capsys):
     folder = predictivity(config)
-    table, excluded = tables(folder)["predictivity"], tables(folder)["excluded"]
+    table, excluded = tables(folder)["predictivity"], tables(folder)["excluded.csv"]
     recording = read_arrays(tiny_recording)
     layers = ["act1", "layer1", "layer2", "layer3", "layer4"]
+    baselines = [("gabor", "gabor"), ("pixels", "pixels"), ("animals", "holdout")]
     models = table[["model", "layer"]].drop_duplicates().itertuples(index=False, name=None)
-    expected = [(model, layer) for model in ("trained", "random") for layer in layers] + [("pixels", "pixels")]
+    expected = [(model, layer) for model in ("trained", "random") for layer in layers] + baselines
     assert list(models) == expected
     everything = table[(table["area"] == "all") & (table["animal"] == "all")]
     counts = everything[["neurons", "excluded_silent", "excluded_unreliable", "excluded_unscored"]]
@@ -231,36 +135,33 @@ def test_a_run_scores_every_layer_the_random_net_and_pixels(config, tiny_recordi
 def test_a_score_in_the_table_is_the_mean_over_splits_and_halvings(config, tiny_recording):
     neurons = tables(predictivity(config))["neurons"]
     recording = read_arrays(tiny_recording)
-    stimuli = module.prepare_stimuli(
-        np.asarray(recording.stimuli), module.load_trained_backbone(config.checkpoint).spec, "whole"
-    )
-    pixels = stimuli.flatten(1).numpy()
-    data = animal_data(recording, recording.animals[1], config)
-    one = [
-        [plain_score(pixels, data.half1[h], data.half2[h], train, test, 5) for h in range(4)]
-        for train, test in image_splits(30, 2, 0.5)
-    ]
-    expected = np.nanmean(np.nanmean(one, axis=1), axis=0)
+    spec = load_trained_backbone(config.checkpoint).spec
+    pixels = prepare_stimuli(np.asarray(recording.stimuli), spec, "whole").flatten(1).numpy()
+    group = next(group for group in neuron_groups(recording, config)[0] if group.animal == recording.animals[1])
+    halves = Halves(*halves_batch(group.responses, config.halvings))
+    score = mapping_score(PLSMapping(5), config)
+    one = [score(Source(pixels), halves, slice(0, 4), train, test) for train, test in image_splits(30, 2, 0.5)]
+    expected = np.nanmean(np.concatenate(one), axis=0)
     chosen = neurons[(neurons["model"] == "pixels") & (neurons["animal"] == recording.animals[1])]
     np.testing.assert_allclose(chosen["score"], expected, rtol=1e-6)
 
 
 def test_a_run_goes_on_with_the_pieces_that_are_missing(config, monkeypatch):
     folder = predictivity(config)
-    before = tables(folder)
-    for name in ("predictivity.csv", "predictivity.parquet", "pieces/trained-layer3.parquet"):
+    before, animal = tables(folder), read_arrays(config.recording).animals[0]
+    for name in ("predictivity.csv", "predictivity.parquet", f"pieces/trained-layer3/{animal}.parquet"):
         (folder / name).unlink()
-    scored, original = [], module.score_splits
-    monkeypatch.setattr(module, "score_splits", lambda *given: scored.append(given) or original(*given))
+    scored, original = [], module.score_halves
+    monkeypatch.setattr(module, "score_halves", lambda *given: scored.append(given) or original(*given))
     assert predictivity(config) == folder
-    assert len(scored) == 2, "one layer of two animals"
+    assert len(scored) == 1, "one layer of one area of one animal"
     require_same_tables(tables(folder), before)
 
 
 def test_a_run_stopped_in_the_middle_gives_the_same_tables(config, tmp_path, monkeypatch):
     other = dataclasses.replace(config, out=str(tmp_path / "stopped"))
     expected = tables(predictivity(config))
-    original, calls = module.score_splits, []
+    original, calls = module.score_halves, []
 
     def stopping(*given: object):
         calls.append(given)
@@ -268,7 +169,7 @@ def test_a_run_stopped_in_the_middle_gives_the_same_tables(config, tmp_path, mon
             raise KeyboardInterrupt
         return original(*given)
 
-    monkeypatch.setattr(module, "score_splits", stopping)
+    monkeypatch.setattr(module, "score_halves", stopping)
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
             predictivity(other)
@@ -313,7 +214,7 @@ def test_an_animal_without_a_reliable_neuron_is_said_and_listed(config, tiny_rec
     found = tables(predictivity(config))
     assert f"animal {recording.animals[0]}: no neuron can be scored" in capsys.readouterr().err
     assert set(found["neurons"]["animal"]) == {recording.animals[1]}
-    listed = found["excluded"][found["excluded"]["animal"] == recording.animals[0]]
+    listed = found["excluded.csv"][found["excluded.csv"]["animal"] == recording.animals[0]]
     assert len(listed) == of_first.sum()
     assert set(listed["reason"]) == {"unreliable"}
     row = found["predictivity"].query(f"area == 'VISp' and animal == '{recording.animals[0]}'")
@@ -337,7 +238,10 @@ def test_animals_that_saw_other_stimuli_are_scored_on_theirs(config, tmp_path):
 @pytest.mark.parametrize(
     ("keys", "error", "line"),
     [
-        ({"checkpoint": None}, ValueError, "checkpoint is not set; see `murine predictivity --help`"),
+        ({"checkpoint": None}, ValueError, "found neither of checkpoint and checkpoints; set checkpoint=<one> or"),
+        ({"checkpoints": ["b"]}, ValueError, "found both of checkpoint and checkpoints"),
+        ({"tier": "test"}, ValueError, "no tier 'test'; there are ''"),
+        ({"mapping": "rsa", "component_choices": [3]}, ValueError, "component_choices are for mapping=pls"),
         ({"recording": None}, ValueError, "recording is not set"),
         ({"checkpoint": "absent"}, FileNotFoundError, "checkpoint 'absent' does not exist"),
         ({"recording": "absent"}, FileNotFoundError, "absent: no such file or folder"),
@@ -361,3 +265,47 @@ def test_the_random_net_follows_the_seed(config, tmp_path):
     first = random_scores(out=str(tmp_path / "a"))
     np.testing.assert_array_equal(random_scores(out=str(tmp_path / "b")), first)
     assert not np.array_equal(random_scores(out=str(tmp_path / "c"), seed=1), first, equal_nan=True)
+
+
+def test_checkpoints_are_compared_on_the_same_neurons(config, tiny_run, tmp_path):
+    """Two runs of one network share its random weights; each is a model by its folder's name."""
+    other = tmp_path / "other"
+    shutil.copytree(tiny_run, other)
+    names = [tiny_run.name, "other"]
+    config.checkpoint, config.checkpoints = None, [str(tiny_run), str(other)]
+    config.layers = ["layer1", "layer4"]
+    found = tables(predictivity(config))
+    assert found["neurons"]["model"].unique().tolist() == [*names, "random", "gabor", "pixels", "animals"]
+    pairs = found["differences.csv"]
+    same = pairs[(pairs["model_a"] == names[0]) & (pairs["model_b"] == names[1])]
+    assert (same[["difference", "low", "high"]] == 0).all(axis=None)
+    assert len(pairs[pairs["area"] == "all"]) == 10  # of five models, without animals
+    assert found["chosen.csv"]["model"].unique().tolist() == [*names, "random", "gabor", "pixels"]
+
+
+@pytest.mark.parametrize("mapping", ["ridge", "one_to_one", "rsa", "cka"])
+def test_other_mappings_go_the_same_way(config, mapping):
+    config.mapping, config.layers, config.halvings = mapping, ["layer4"], 2
+    found = tables(predictivity(config))
+    assert set(found["neurons"]["model"]) == {"trained", "random", "gabor", "pixels", "animals"}
+    assert (found["neurons"]["neuron_id"] == "population").all() == (mapping in ("rsa", "cka"))
+    assert found["neurons"]["score"].notna().any()
+
+
+def test_similarity_of_all_stimuli_needs_no_train_stimuli(config):
+    config.mapping, config.layers, config.train_fraction = "rsa", ["layer1", "layer4"], 0.0
+    found = tables(predictivity(config))
+    assert found["neurons"]["score"].notna().any()
+
+
+def test_features_on_disk_give_the_same_scores(config, tmp_path):
+    config.layers = ["layer1", "layer4"]
+    expected = tables(predictivity(config))["neurons"]
+    streamed = dataclasses.replace(config, memory_gb=0.0, out=str(tmp_path / "streamed"))
+    pd.testing.assert_frame_equal(tables(predictivity(streamed))["neurons"], expected, check_exact=True)
+    assert not (tmp_path / "streamed" / "features").exists()
+
+
+def test_components_are_chosen_on_train_stimuli(config):
+    config.component_choices, config.layers, config.halvings = [2, 4], ["layer4"], 2
+    assert tables(predictivity(config))["neurons"]["score"].notna().any()

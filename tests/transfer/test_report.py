@@ -192,7 +192,7 @@ def test_page_fetches_nothing_and_holds_its_pictures(pretraining: Path, predicti
     assert [base64.b64decode(text) for text in embedded] == [
         (pretraining / name).read_bytes() for name in ("filters.png", "views.png")
     ]
-    # Twice by layer, model against model, by animal and two areas; the two compared; 3 losses, 3 probes, speed and learning rate.
+    # Twice by layer, model against model, by animal, two areas; both compared; 3 losses, 3 probes, speed, rate.
     assert len(re.findall(r'<svg [^>]*role="img" aria-label="[^"]{10,}', page)) == 2 * 5 + 1 + 8
     ids = re.findall(r'\bid="([^"]+)"', page)
     assert len(ids) > 100
