@@ -49,13 +49,14 @@ def main() -> None:
     for name, reliability in POPULATIONS.items():
         errors = population_errors(reliability, neurons, draws)
         tables.append(bias_table(name, errors))
-        at_50 |= {f"{name}, {estimate}": float(np.nanmean(by[50])) for estimate, by in errors.items()}
+        means = {estimate.removesuffix(", median"): np.nanmean(by[50]) for estimate, by in errors.items()}
+        at_50 |= {f"{name}, {estimate}": round(float(mean), 5) for estimate, mean in means.items()}
     tables.append(interval_table(neurons, resamples=100 if options.quick else 1000))
     text = "\n\n".join(tables)
     print(text)
     if options.write:
         write_between_marks(options.write, text)
-    print(json.dumps({"neurons": neurons, "draws": draws, "bias_at_50": {k: round(v, 5) for k, v in at_50.items()}}))
+    print(json.dumps({"neurons": neurons, "draws": draws, "bias_at_50": at_50}))
 
 
 def population_errors(reliability: float, neurons: int, draws: int) -> dict[str, dict[int, np.ndarray]]:

@@ -135,6 +135,16 @@ def test_resamples_of_a_partial_neuron_keep_its_offsets():
     np.testing.assert_allclose(signal_power(responses, weights=counts[None]), [[signal]])
 
 
+def test_a_failed_prediction_is_nan_for_its_neuron():
+    responses = tuned(np.random.default_rng(0))
+    predictions = responses.mean(axis=0)
+    predictions[3, 1] = np.nan
+    for estimate in (cc_abs, cc_norm, unbiased_r_squared):
+        for weights in (None, np.ones((1, 40))):
+            found = np.atleast_2d(estimate(responses, predictions, weights=weights))
+            np.testing.assert_array_equal(np.isnan(found), [[False, True, False, False, False]])
+
+
 def test_a_little_signal_power_can_be_refused():
     responses = tuned(np.random.default_rng(0))
     signal, predictions = signal_power(responses), responses.mean(axis=0)
