@@ -102,8 +102,10 @@ def halves_in_order(
 
 def valid_repeats(responses: np.ndarray) -> np.ndarray:
     """bool (repeats, stimuli): whether any neuron has a response. Raises ValueError as `halves` says."""
-    if responses.ndim != 3 or not responses.shape[1]:
-        raise ValueError(f"responses must be (repeats, stimuli, neurons), found shape {responses.shape}")
+    if responses.ndim != 3 or 0 in responses.shape:
+        raise ValueError(
+            f"responses must be (repeats, stimuli, neurons), none of them 0, found shape {responses.shape}"
+        )
     # Repeat by repeat, so that a memory map is never read whole.
     infinite = sum(int(np.isinf(repeat).sum()) for repeat in responses)
     if infinite:

@@ -132,7 +132,7 @@ def _corrected(
     at_once = min(len(orders), BLOCK_HALVINGS, max(1, BLOCK_BYTES // (8 * valid.size)))
     rows = max(n_stimuli, 0 if weights is None else 3 * len(weights))
     in_block = max(1, BLOCK_BYTES // (2 * 8 * at_once * rows))
-    for first in range(0, max(1, n_neurons), in_block):
+    for first in range(0, n_neurons, in_block):
         block = responses[:, :, first : first + in_block]
         yield (
             _corrected_part(block, orders[part : part + at_once], balanced, valid, weights)

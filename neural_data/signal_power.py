@@ -6,9 +6,9 @@ neuron, float64; powers in the response's unit squared.
 
 Source: Sahani & Linden, NIPS 2002; Schoppe, Harper, Willmore, King & Schnupp, Frontiers in Computational Neuroscience
 10:10, 2016. Signal power is the mean over pairs of repeats of their covariance over stimuli, so that an offset of a
-whole repeat (drift) is no noise. A neuron with missing presentations has too few whole repeats for that: its signal
-power is the variance of its means less the share that noise has in it, with the noise within each stimulus, and
-an offset of a repeat is noise. Both are unbiased.
+whole repeat (drift) is no noise. Of a neuron with missing presentations the offsets are fitted and taken off by least
+squares first, and signal power is the variance of its means less what noise adds to them; where nothing is missing that
+is the same.
 
 A stimulus of which a neuron has fewer than 2 responses is left out for that neuron. With `weights`
 (resamples, stimuli), how often each stimulus counts, results are (resamples, neurons). Several clips: `clips.py`.
@@ -18,8 +18,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from neural_data.correlation import ROUNDING, weighted_scatter
 from neural_data.stimulus_moments import (
-    StimulusMoments,
     centre,
     in_neuron_blocks,
     ratio,
@@ -27,19 +27,20 @@ from neural_data.stimulus_moments import (
     stimulus_moments,
     total,
     total_scatter,
+    without_offsets,
 )
 
 
 @in_neuron_blocks
 def signal_power(responses: np.ndarray, *, weights: np.ndarray | None = None) -> np.ndarray:
     """SP, the variance of the true response over stimuli, (neurons,); not clipped: 0 on average without tuning."""
-    return _powers(stimulus_moments(responses), weights).signal
+    return _powers(responses, weights).signal
 
 
 @in_neuron_blocks
 def noise_power(responses: np.ndarray, *, weights: np.ndarray | None = None) -> np.ndarray:
     """NP = TP - SP, the variance of the noise of one presentation, (neurons,)."""
-    return _powers(stimulus_moments(responses), weights).noise
+    return _powers(responses, weights).noise
 
 
 @in_neuron_blocks
@@ -49,7 +50,7 @@ def cc_max(responses: np.ndarray, *, weights: np.ndarray | None = None) -> np.nd
     The highest correlation with the mean that a model can be expected to reach. Its square is the reliability of the
     mean, Cronbach's alpha of the repeats (Psychometrika 16:297, 1951). NaN where SP is negative.
     """
-    powers = _powers(stimulus_moments(responses), weights)
+    powers = _powers(responses, weights)
     return root(ratio(powers.signal, powers.of_mean))
 
 
@@ -60,7 +61,7 @@ def single_trial_ceiling(responses: np.ndarray, *, weights: np.ndarray | None = 
     The highest correlation with single presentations that a model of the stimulus can be expected to reach, which
     both oracles (`oracle.py`) miss. NaN where SP is negative.
     """
-    powers = _powers(stimulus_moments(responses), weights)
+    powers = _powers(responses, weights)
     return root(ratio(powers.signal, powers.signal + powers.noise))
 
 
@@ -100,19 +101,17 @@ def unbiased_r_squared(
     (of spike counts, take roots first). Not clipped; NaN as for `cc_norm`.
     """
     fit = _fit(responses, predictions, weights)
-    chance = fit.prediction * fit.powers.noise_of_mean / (fit.stimuli - 1)
+    chance = fit.prediction * (fit.powers.of_mean - fit.powers.signal) / (fit.stimuli - 1)
     return ratio(fit.covariance**2 - chance, fit.prediction * np.where(fit.powers.signal > 0, fit.powers.signal, 0.0))
 
 
 @dataclass(frozen=True)
 class _Powers:
-    """`signal` and `noise` power; `of_mean`, variance over stimuli of the mean; `noise_of_mean`, the part of it that is
-    noise."""
+    """`signal` and `noise` power; `of_mean`, variance over stimuli of the mean over repeats."""
 
     signal: np.ndarray
     noise: np.ndarray
     of_mean: np.ndarray
-    noise_of_mean: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -125,21 +124,35 @@ class _Fit:
     stimuli: np.ndarray
 
 
-def _powers(m: StimulusMoments, weights: np.ndarray | None) -> _Powers:
-    stimuli = total(m.used, weights)
+def _powers(responses: np.ndarray, weights: np.ndarray | None) -> _Powers:
+    m = stimulus_moments(responses)
+    stimuli, repeats = total(m.used, weights), len(responses)
     of_mean = ratio(total_scatter(m.mean, stimuli, weights), stimuli - 1)
-    within = ratio(total(m.variance, weights), stimuli)
-    noise_of_mean = ratio(total(m.variance / np.maximum(m.number, 1), weights), stimuli)
-    repeats = len(m.centred)
     # Scatter of every repeat about its own mean over stimuli, which an offset of the repeat leaves as it is.
-    about_repeats = total(m.scatter + m.number * m.mean**2, weights) - ratio(
-        (total(m.centred, weights) ** 2).sum(axis=0), stimuli
-    )
-    total_power = ratio(about_repeats, repeats * (stimuli - 1))
-    between = (total_power - of_mean) * repeats / (repeats - 1)
-    noise = np.where(m.complete, between, within)
-    noise_of_mean = np.where(m.complete, between / repeats, noise_of_mean)
-    return _Powers(of_mean - noise_of_mean, noise, of_mean, noise_of_mean)
+    sums = np.linalg.norm(total(m.centred, weights), axis=0)
+    scatter = weighted_scatter(total(m.scatter + m.number * m.mean**2, weights), sums, stimuli)
+    total_power = ratio(scatter, repeats * (stimuli - 1))
+    signal = (repeats * of_mean - total_power) / (repeats - 1)
+    # Of counts it is often exactly 0, and rounding of it must not become a divisor.
+    signal = np.where(np.abs(signal) > ROUNDING * of_mean, signal, 0.0)
+    noise = total_power - signal
+    partial = ~m.complete
+    if partial.any():
+        signal[..., partial], noise[..., partial] = _powers_of_partial(responses[..., partial], weights)
+    return _Powers(signal, noise, of_mean)
+
+
+def _powers_of_partial(responses: np.ndarray, weights: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """Signal and noise power of neurons with missing presentations; in resamples with the offsets of all stimuli."""
+    m = stimulus_moments(without_offsets(responses))
+    stimuli = total(m.used, weights)
+    # One degree of freedom is lost with every offset but one.
+    free = (m.number - m.used).sum(axis=0)
+    offsets = (~np.isnan(responses) & m.used).any(axis=1).sum(axis=0) - 1
+    lost = ratio(free, free - offsets)
+    noise = ratio(total(m.variance, weights), stimuli) * lost
+    of_mean = ratio(total_scatter(m.mean, stimuli, weights), stimuli - 1)
+    return of_mean - ratio(total(m.variance / np.maximum(m.number, 1), weights), stimuli) * lost, noise
 
 
 def _fit(responses: np.ndarray, predictions: np.ndarray, weights: np.ndarray | None) -> _Fit:
@@ -153,4 +166,4 @@ def _fit(responses: np.ndarray, predictions: np.ndarray, weights: np.ndarray | N
     product = total(predicted * mean, weights)
     product = product - ratio(total(predicted, weights) * total(mean, weights), stimuli)
     variance = ratio(total_scatter(predicted, stimuli, weights), stimuli - 1)
-    return _Fit(_powers(m, weights), ratio(product, stimuli - 1), variance, stimuli)
+    return _Fit(_powers(responses, weights), ratio(product, stimuli - 1), variance, stimuli)

@@ -60,6 +60,21 @@ def stimulus_moments(responses: np.ndarray) -> StimulusMoments:
     return StimulusMoments(number, mean, scatter, used, centred)
 
 
+def without_offsets(responses: np.ndarray) -> np.ndarray:
+    """Responses (repeats, stimuli, neurons) less each repeat's offset from the others, such as drift, for each neuron.
+
+    Offsets are those of the least-squares fit of a value per stimulus and an offset per repeat.
+    """
+    m = stimulus_moments(responses)
+    present = (~np.isnan(responses) & m.used).astype(np.float64).transpose(2, 0, 1)  # (neurons, repeats, stimuli)
+    deviations = np.where(present > 0, (m.centred - m.mean).transpose(2, 0, 1), 0.0).sum(axis=2)
+    # With the values per stimulus eliminated, the normal equations are one for each repeat.
+    shared = (present / np.maximum(m.number, 1).T[:, None]) @ present.transpose(0, 2, 1)
+    equations = present.sum(axis=2)[:, :, None] * np.eye(len(responses)) - shared
+    offsets = np.linalg.pinv(equations, hermitian=True) @ deviations[:, :, None]
+    return responses - offsets[:, :, 0].T[:, None]
+
+
 def centre(values: np.ndarray, present: np.ndarray) -> np.ndarray:
     """Values (..., neurons) less each neuron's mean, 0 where not `present`; of equal values exactly 0."""
     flat, known = values.reshape(-1, values.shape[-1]), present.reshape(-1, values.shape[-1])
@@ -113,9 +128,9 @@ def in_neuron_blocks(estimate: Callable[..., np.ndarray]) -> Callable[..., np.nd
         if weights is not None:
             check_weights(weights, n_stimuli)
         rows = n_repeats * max(n_stimuli, 0 if weights is None else len(weights))
-        in_block = max(1, BLOCK_BYTES // (8 * max(1, rows)))
+        in_block = max(1, BLOCK_BYTES // (8 * rows))
         results = []
-        for first in range(0, max(1, n_neurons), in_block):
+        for first in range(0, n_neurons, in_block):
             block = (array[..., first : first + in_block] for array in (responses, *predictions))
             results.append(estimate(*block, weights=weights, **options))
         return np.concatenate(results, axis=-1)
