@@ -124,13 +124,18 @@ def download(plan: Plan, advance: Advance = lambda bytes: None, attempts: int = 
     after `wait_s` seconds and more; whatever ends it, the same call goes on from there. Raises ValueError where a file
     does not have its hash, OSError where it cannot be had or another process downloads into the folder.
     """
+    paths = [item.path for item in plan.items]
+    if not plan.missing and {item.name for item in plan.items} <= set(read_lock(plan.folder)):
+        return paths  # also in a folder that may only be read
     plan.folder.mkdir(parents=True, exist_ok=True)
     with _alone_in(plan.folder), _quiet_pooch(), open_session(attempts, wait_s) as session:
+        recorded = read_lock(plan.folder)
         for item in plan.items:
             if not item.complete:
                 _fetch(plan.folder, item, ResumableDownloader(session, _part(item.path), advance, attempts, wait_s))
-            _record(plan.folder, item)
-    return [item.path for item in plan.items]
+            if item.name not in recorded:
+                _record(plan.folder, item)
+    return paths
 
 
 def read_lock(folder: Path) -> dict[str, str]:
@@ -226,14 +231,11 @@ def _record(folder: Path, item: Item) -> None:
     """Keep the SHA-256 of a file in the lock; it is what the next run compares with."""
     import pooch
 
-    path = folder / LOCK
-    if item.name in read_lock(folder):
-        return
     hash = item.hash if item.hash and item.hash.startswith("sha256:") else f"sha256:{pooch.file_hash(item.path)}"
-    lines = path.read_text(encoding="utf-8") if path.is_file() else ""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(f"{lines}{item.name} {hash} {item.url}\n", encoding="utf-8")
-    os.replace(temporary, path)
+    with (folder / LOCK).open("a", encoding="utf-8") as lock:
+        lock.write(f"{item.name} {hash} {item.url}\n")
+        lock.flush()
+        os.fsync(lock.fileno())
 
 
 @contextmanager

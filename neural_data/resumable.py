@@ -67,9 +67,10 @@ def ask(session: "requests.Session", url: str) -> Remote:
     PermissionError or OSError of one line that names the URL.
     """
     with _request(session, url, {"Range": "bytes=0-0"}) as response:
-        if response.status_code == 416:  # of a file without bytes there is no first one
-            return _remote(url, response)
-        _raise_for_status(url, response)
+        if response.status_code != 416:  # of a file without bytes there is no first one
+            _raise_for_status(url, response)
+        if response.status_code != 200:
+            _ = response.content  # one byte, so that the connection can be used again
         return _remote(url, response)
 
 

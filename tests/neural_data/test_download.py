@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from neural_data.catalogue import RemoteFile
 from neural_data.download import LOCK, data_folder, download, in_words, plan_download, read_lock
-from neural_data.resumable import MIB, matches_s3_etag
+from neural_data.resumable import MIB, ResumableDownloader, matches_s3_etag, open_session
 
 ROOT = Path(__file__).resolve().parents[2]
 CONTENT = np.random.default_rng(0).bytes(700_000)
@@ -43,14 +43,17 @@ class Server(ThreadingHTTPServer):
         self.cuts: list[int] = []  # bytes after which the next answers break off
         self.pause_s = 0.0  # between pieces of 10 kB
         self.claimed: int | None = None  # a size that is not that of the content
+        self.longest: int | None = None  # most bytes of a range that an answer has
+        self.later: list[tuple[bytes, dict[str, str]]] = []  # content and headers after the next questions for a size
         self.asked: list[dict[str, str]] = []
 
     def url(self, name: str = "file.bin") -> str:
         return f"http://127.0.0.1:{self.server_port}/{name}"
 
     def starts(self) -> list[int]:
-        """Where the ranges began that were asked for to download from."""
-        return [int(asked["Range"][6:-1]) for asked in self.asked if asked.get("Range", "").endswith("-")]
+        """Where each download began; questions for the size are left out."""
+        ranges = [asked.get("Range", "bytes=0-") for asked in self.asked]
+        return [int(range.removeprefix("bytes=")[:-1]) for range in ranges if range.endswith("-")]
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -65,27 +68,30 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Length", "0")
             self.end_headers()
             return
-        first, last, status = self.wanted(server.content)
+        content, headers = server.content, server.headers
+        if self.headers.get("Range") == "bytes=0-0" and server.later:
+            server.content, server.headers = server.later.pop(0)
+        first, last, status = self.wanted(content, headers.get("ETag") or headers.get("Last-Modified"))
         self.send_response(status)
-        self.send_headers(first, last, status)
+        self.send_headers(first, last, status, headers, server.claimed or len(content))
         if status != 416:
-            self.send_body(server.content[first : last + 1])
+            self.send_body(content[first : last + 1])
 
-    def wanted(self, content: bytes) -> tuple[int, int, int]:
+    def wanted(self, content: bytes, version: str | None) -> tuple[int, int, int]:
         """First byte, last byte and status of the answer."""
         asked, condition = self.headers.get("Range"), self.headers.get("If-Range")
-        version = self.server.headers.get("ETag") or self.server.headers.get("Last-Modified")
-        if not self.server.ranges or asked is None or condition not in (None, version):
+        changed = condition is not None and (condition != version or condition.startswith("W/"))
+        if not self.server.ranges or asked is None or changed:
             return 0, len(content) - 1, 200
         first, last = asked.removeprefix("bytes=").split("-")
         if int(first) >= len(content):
             return 0, 0, 416
         if self.server.wrong_range and not last:
-            first = str(int(first) // 2)
-        return int(first), min(int(last or len(content)), len(content) - 1), 206
+            first = str(min(2 * int(first), len(content) - 1))
+        last = min(int(last or len(content)), len(content) - 1)
+        return int(first), min(last, int(first) + (self.server.longest or len(content)) - 1), 206
 
-    def send_headers(self, first: int, last: int, status: int) -> None:
-        size = self.server.claimed or len(self.server.content)
+    def send_headers(self, first: int, last: int, status: int, headers: dict[str, str], size: int) -> None:
         if status != 200:
             self.send_header("Content-Range", f"bytes {f'{first}-{last}' if status == 206 else '*'}/{size}")
         if self.server.chunked:
@@ -93,7 +99,7 @@ class Handler(BaseHTTPRequestHandler):
         else:
             length = 0 if status == 416 else last + 1 - first
             self.send_header("Content-Length", str(size if status == 200 else length))
-        for name, value in self.server.headers.items():
+        for name, value in headers.items():
             if name != "Server":  # `send_response` has sent it
                 self.send_header(name, value)
         self.end_headers()
@@ -162,9 +168,10 @@ def test_a_file_comes_whole_is_recorded_and_is_not_asked_for_again(start, tmp_pa
     assert sum(came) == len(CONTENT)
     assert (tmp_path / LOCK).read_text() == f"deep/file.bin {SHA256} {server.url('deep/file.bin')}\n"
     assert only_the_file(tmp_path)
-    requests = len(server.asked)
+    requests, before = len(server.asked), (tmp_path / LOCK).stat().st_mtime_ns
     assert fetch(server, tmp_path, hash) == path
     assert len(server.asked) == requests
+    assert (tmp_path / LOCK).stat().st_mtime_ns == before
 
 
 def test_the_plan_says_what_is_here_and_what_is_to_come(start, tmp_path):
@@ -182,13 +189,18 @@ def test_the_plan_says_what_is_here_and_what_is_to_come(start, tmp_path):
 @pytest.mark.parametrize("headers", [{}, {"ETag": '"v1"'}, {"ETag": 'W/"v1"'}, {"Last-Modified": "yesterday"}])
 def test_a_connection_that_breaks_off_is_continued_where_it_broke(start, tmp_path, headers):
     server, came = start(headers=headers, cuts=[200_000, 150_000, 90_000]), []
-    assert fetch(server, tmp_path, SHA256, advance=came.append).read_bytes() == CONTENT
+    # Two attempts are enough for three breaks, as each brought something.
+    assert fetch(server, tmp_path, SHA256, advance=came.append, attempts=2).read_bytes() == CONTENT
     assert sum(came) == len(CONTENT)
-    starts = server.starts()
-    assert len(starts) == 3
-    assert starts == sorted(starts)
-    assert starts[0] > 100_000
+    first, second, third, fourth = server.starts()
+    assert (first, 100_000 < second < third < fourth) == (0, True)
     assert only_the_file(tmp_path)
+
+
+def test_a_server_that_gives_less_than_it_was_asked_for_is_asked_for_the_rest(start, tmp_path):
+    server = start(longest=150_000, cuts=[100_000])
+    assert fetch(server, tmp_path, SHA256).read_bytes() == CONTENT
+    assert len(server.starts()) > 4
 
 
 def test_a_server_without_ranges_begins_again(start, tmp_path):
@@ -196,6 +208,7 @@ def test_a_server_without_ranges_begins_again(start, tmp_path):
     assert fetch(server, tmp_path, SHA256, advance=came.append).read_bytes() == CONTENT
     assert sum(came) == len(CONTENT)
     assert min(came) < -200_000
+    assert len(server.starts()) == 3
 
 
 def test_a_server_that_breaks_off_again_and_again_is_left_and_the_part_stays(start, tmp_path):
@@ -219,6 +232,7 @@ def test_another_range_than_was_asked_for_is_not_taken(start, tmp_path):
     (tmp_path / "deep").mkdir()
     (tmp_path / "deep/file.bin.part").write_bytes(CONTENT[:5000])
     assert fetch(server, tmp_path, SHA256).read_bytes() == CONTENT
+    assert server.starts() == [5000, 0]
 
 
 @pytest.mark.parametrize("cuts", [[], [400_000]])
@@ -251,7 +265,16 @@ def test_a_process_that_is_killed_loses_nothing(start, tmp_path):
     server.pause_s = 0
     assert 150_000 < here < len(CONTENT)
     assert fetch(server, tmp_path, SHA256).read_bytes() == CONTENT
-    assert server.starts()[-1] == here
+    assert server.starts() == [0, here]
+
+
+def test_what_came_outlives_the_check_of_pooch(start, tmp_path):
+    part, output = tmp_path / "x.part", tmp_path / "tmp1"
+    output.touch()
+    with open_session() as session:
+        ResumableDownloader(session, part, lambda bytes: None)(start().url(), str(output), None)
+    output.unlink()  # as pooch does when it is interrupted
+    assert part.read_bytes() == CONTENT
 
 
 def test_a_process_that_is_killed_while_it_checks_leaves_a_second_name_that_goes(start, tmp_path):
@@ -294,6 +317,14 @@ def test_a_file_that_has_changed_at_its_source_is_not_mixed_with_the_old_one(sta
     with pytest.raises(OSError, match="broke off"):
         fetch(server, tmp_path, attempts=2)
     server.content, server.headers, server.cuts = OTHER, {"ETag": '"v2"'}, []
+    assert fetch(server, tmp_path).read_bytes() == OTHER
+
+
+@pytest.mark.parametrize("weak", ["", "W/"])
+def test_a_file_that_changes_just_before_it_is_continued_is_begun_again(start, tmp_path, weak):
+    server = start(headers={"ETag": f'{weak}"v1"'}, cuts=[300_000])
+    old, new = (CONTENT, server.headers), (OTHER, {"ETag": f'{weak}"v2"'})
+    server.later = [old, old, new]  # after the plan's question, the first of the download, and the second
     assert fetch(server, tmp_path).read_bytes() == OTHER
 
 
@@ -445,7 +476,7 @@ def test_a_disk_that_becomes_full_keeps_what_came(start, tmp_path):
     here = (tmp_path / "file.bin.part").stat().st_size
     assert 0 < here <= 300_000
     assert fetch(server, tmp_path, SHA256, "file.bin").read_bytes() == CONTENT
-    assert server.starts() == [here]
+    assert server.starts() == [0, here]
 
 
 def test_two_processes_do_not_write_the_same_folder(start, tmp_path):

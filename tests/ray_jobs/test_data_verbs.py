@@ -3,12 +3,15 @@
 import functools
 import os
 import pty
+import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,20 +27,29 @@ SCENES = [f"natural_scene_templates/natural_scene_{number}.tiff" for number in r
 SCAN = "dynamic29156-11-10-Video-8744edeac3b4d1ce16b680916b5267ce.zip"
 
 
-class Quiet(SimpleHTTPRequestHandler):
+SLOW_SCAN = "dynamic29228-2-10-Video-8744edeac3b4d1ce16b680916b5267ce.zip"
+
+
+class Handler(SimpleHTTPRequestHandler):
+    def copyfile(self, source: Any, outputfile: Any) -> None:
+        while piece := source.read(50_000):
+            outputfile.write(piece)
+            time.sleep(0.01 if SLOW_SCAN in self.path else 0)
+
     def log_message(self, format: str, *args: object) -> None:
         pass
 
 
 @pytest.fixture(scope="module")
 def mirror(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a served folder with what stands for a scan and for the natural scenes."""
+    """The address of a served folder with what stands for two scans, one slow, and for the natural scenes."""
     folder = tmp_path_factory.mktemp("mirror")
+    (folder / SLOW_SCAN).write_bytes(b"slow" * 1_000_000)
     (folder / SCAN).write_bytes(b"zip" * 1000)
     for name in SCENES:
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_bytes(name.encode())
-    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=folder))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=folder))
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
@@ -129,13 +141,33 @@ def test_without_a_terminal_the_answer_must_be_given(capsys, mirror, tmp_path):
     assert not (tmp_path / "new").exists()
 
 
+def run_here(*words: str) -> list[str]:
+    """The words that run `murine` in another process, from this source."""
+    return [sys.executable, "-c", f"import sys; from ray_jobs.cli import main; sys.exit(main({list(words)!r}))"]
+
+
+def test_an_interrupted_fetch_says_so_and_goes_on(capsys, mirror, tmp_path):
+    words = ("fetch", "sensorium2023", "B", f"mirror={mirror}", f"out={tmp_path}", "yes=true")
+    process = subprocess.Popen(run_here("data", *words), cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    part, deadline = tmp_path / f"{SLOW_SCAN}.part", time.monotonic() + 60
+    while time.monotonic() < deadline and not (part.exists() and part.stat().st_size):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    said = process.communicate()[1]
+    assert process.returncode == 130
+    assert said.endswith("murine data: interrupted; the same command resumes\n")
+    assert part.exists()
+    assert outcome(capsys, *words)[:2] == (0, f"{tmp_path / SLOW_SCAN}\n")
+    assert (tmp_path / SLOW_SCAN).read_bytes() == b"slow" * 1_000_000
+    assert not part.exists()
+
+
 @pytest.mark.parametrize(("answer", "comes"), [(b"y\n", True), (b"n\n", False), (b"\n", False), (b"\x04", False)])
 def test_at_a_terminal_it_asks(mirror, tmp_path, answer, comes):
     words = ["data", "fetch", "sensorium2023", "A", f"mirror={mirror}", f"out={tmp_path / 'new'}"]
-    code = f"import sys; from ray_jobs.cli import main; sys.exit(main({words!r}))"
     ours, theirs = pty.openpty()
     os.write(ours, answer)
-    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, stdin=theirs, capture_output=True, text=True)
+    run = subprocess.run(run_here(*words), cwd=ROOT, stdin=theirs, capture_output=True, text=True)
     os.close(ours)
     os.close(theirs)
     assert run.returncode == 0, run.stderr
