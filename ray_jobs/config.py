@@ -46,12 +46,25 @@ class RecipesConfig:
     pattern: str = setting("*", "names to list, with `*` and `?` as wildcards")
 
 
+@dataclass
+class DataConfig:
+    """Which recordings to fetch, list, look into or convert."""
+
+    action: str | None = setting(None, "what to do; the first word", choices=("fetch", "list", "info", "convert"))
+    what: list[str] = setting([], "what to do it with; the words after it")
+    out: str | None = setting(
+        None, "folder that receives it (default for fetch: that of the source in $MURINE_DATA, or in the user's cache)"
+    )
+    yes: bool = setting(False, "fetch without a question after size and licence")
+    mirror: str | None = setting(None, "URL of a copy of the folder, which serves the files instead of their source")
+
+
 @dataclass(frozen=True)
 class Verb:
     """One verb of the command; config class and function are named, not imported, to keep help instant.
 
     `recipes` names the verb whose recipes it takes, where it has none of its own; `bare` is the key of an argument that
-    comes without one.
+    comes without one, `rest` that of the further ones, a list. `forms` are the words it takes, with what they do.
     """
 
     name: str
@@ -61,6 +74,8 @@ class Verb:
     example: str
     recipes: str = ""
     bare: str = ""
+    rest: str = ""
+    forms: tuple[tuple[str, str], ...] = ()
 
     def config_class(self) -> type:
         """The dataclass that describes the verb's keys."""
@@ -76,6 +91,28 @@ VERBS = {
             "pretrain.config:ShardsConfig",
             "ray_jobs.verbs:shards",
             "murine shards source=photos out=shards/photos",
+        ),
+        Verb(
+            "data",
+            "fetch public recordings, list them, say what is in a file, convert the packaged ones",
+            "ray_jobs.config:DataConfig",
+            "ray_jobs.data_verbs:data",
+            "murine data fetch allen session_715093703",
+            bare="action",
+            rest="what",
+            forms=(
+                ("list [<pattern>]", "what can be fetched: size, licence, number of files"),
+                (
+                    "fetch allen <what> ...",
+                    "Allen Visual Coding: Neuropixels sessions, two-photon experiments, packages",
+                ),
+                (
+                    "fetch sensorium2022 [<scan> ...]",
+                    "static images; likewise sensorium2023 (videos), franke2022 (colour)",
+                ),
+                ("info <path>", "animals, areas, neurons, stimuli, repeats, and what is missing"),
+                ("convert <file.pkl> out=<folder>", "a package of mouse-vision in an open format"),
+            ),
         ),
         Verb(
             "simulate",
@@ -170,17 +207,21 @@ def compose(verb: str, arguments: Sequence[str]) -> Any:
 
     Keys are dotted paths. Values are YAML, read as the key's type declares, so that `out=2024` is the text
     "2024"; `null` stands for none, `[a,b]` for a list. Of the sweep, `sweep=` is the same as `recipe=`; of a verb that
-    lists something, an argument without `=` is the pattern.
+    lists something, an argument without `=` is the pattern, and `data` takes several.
 
     Raises:
         ConfigError: one line naming the wrong argument, key or recipe, what is allowed and what is nearest.
     """
-    cls = find_verb(verb).config_class()
+    cls, bare, rest = find_verb(verb).config_class(), VERBS[verb].bare, VERBS[verb].rest
     given: dict[str, Any] = {}
+    words = []
     for argument in arguments:
         path, equals, text = argument.partition("=")
-        if not equals and VERBS[verb].bare:
-            path, equals, text = VERBS[verb].bare, "=", argument
+        if not equals and rest and bare in given:
+            words.append(argument)
+            continue
+        if not equals and bare:
+            path, equals, text = bare, "=", argument
         if not equals:
             near = nearest(argument, [key.path for key in all_keys(cls)]) or "key"
             raise ConfigError(f"argument '{argument}' has no '=': write {near}=<value>")
@@ -189,7 +230,7 @@ def compose(verb: str, arguments: Sequence[str]) -> Any:
         path = "recipe" if (verb, path) == ("sweep", "sweep") else path
         kind = str if path == "recipe" else kind_at(cls, path)
         given = _joined(given, _nested(path, _parsed(kind, path, text.strip())))
-    return compose_mapping(verb, given)
+    return compose_mapping(verb, _joined(given, {rest: words}) if words else given)
 
 
 def compose_mapping(verb: str, mapping: Mapping[str, Any]) -> Any:

@@ -50,9 +50,12 @@ def verb_help(name: str, width: int, colour: bool) -> str:
     verb = find_verb(name)
     rows = list(_rows(verb.config_class(), verb))
     keys = _list_of_keys(rows, width) if width < NARROW else _table(rows, width, colour)
+    firsts = "|".join(dict.fromkeys(form.split()[0] for form, _ in verb.forms))
+    words = f"<{firsts}> ..." if verb.forms else "[recipe=<name>]"
+    forms = f"{_listed({f'murine {name} {form}': text for form, text in verb.forms})}\n\n" if verb.forms else ""
     return (
-        f"murine {name} [recipe=<name>] key=value ...\n\n{verb.summary[0].upper()}{verb.summary[1:]}.\n\n"
-        f"{keys}\n\n"
+        f"murine {name} {words} key=value ...\n\n{verb.summary[0].upper()}{verb.summary[1:]}.\n\n"
+        f"{forms}{keys}\n\n"
         f"Recipes (recipe=<name>, or the path of a .yaml file):\n{_recipes(name, width) or '  none'}\n\n"
         f"Example:\n  {verb.example}"
     )
