@@ -24,8 +24,8 @@ from sklearn.cross_decomposition import PLSRegression
 from timing import rounded
 
 from neural_data.arrays import read_arrays, write_arrays
-from neural_data.reliability import pearson, spearman_brown
 from neural_data.halvings import halves_batch
+from neural_data.reliability import pearson, spearman_brown
 from neural_data.simulate import FIELD_SIZE, SimulationConfig, simulate
 from neural_data.splits import image_splits
 from pretrain.models import create_model, model_info

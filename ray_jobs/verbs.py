@@ -124,6 +124,7 @@ def predictivity(config: PredictivityConfig) -> None:
 
     folder = run(config)
     show_predictivity(pd.read_parquet(folder / "predictivity.parquet"))
+    show_one_number(pd.read_csv(folder / "chosen.csv"))
     print(folder)
 
 
@@ -143,6 +144,19 @@ def show_predictivity(table: pd.DataFrame) -> None:
     for row in pooled.itertuples():
         interval = f"{row.low:.3f} to {row.high:.3f}"
         shown.add_row(row.model, row.layer, f"{row.features:,}", f"{row.median:.3f}", interval, str(row.neurons))
+    Console().print(shown)
+
+
+def show_one_number(table: pd.DataFrame) -> None:
+    """One number per model and area, at layers that were chosen without the stimuli that it is of."""
+    shown = Table(title="One number: layers chosen on train stimuli, scored on test stimuli")
+    for heading in ("model", "area", "layers, by split"):
+        shown.add_column(heading, overflow="fold")
+    for heading in ("median", "95 % interval", "neurons"):
+        shown.add_column(heading, justify="right", no_wrap=True)
+    for row in table.itertuples():
+        interval = f"{row.low:.3f} to {row.high:.3f}"
+        shown.add_row(row.model, row.area, row.layers, f"{row.median:.3f}", interval, str(row.neurons))
     Console().print(shown)
 
 

@@ -1,8 +1,8 @@
 """Activations of named layers, and stimuli made ready for a model.
 
-What comes in: a backbone and images. What goes out: activations (batch, ...) by layer, or flattened float32 features
-(stimuli, features). Stimuli go through the evaluation transform of the model's source: for mouse-vision (Nayebi, Kong
-et al. 2023) resize the short side to 256, crop the central 224, resize to 64, as torchvision does on uint8 images.
+What comes in: a backbone and images. What goes out: activations (batch, ...) by layer. Stimuli go through the
+evaluation transform of the model's source: for mouse-vision (Nayebi, Kong et al. 2023) resize the short side to 256,
+crop the central 224, resize to 64, as torchvision does on uint8 images.
 """
 
 import difflib
@@ -138,12 +138,3 @@ def evaluation_crop(name: str) -> tuple[int, int]:
     """
     info = model_info(name)
     return info.resize, info.crop
-
-
-def stimulus_features(model: nn.Module, inputs: Tensor, layers: Sequence[str]) -> dict[str, np.ndarray]:
-    """Flattened activations float32 (stimuli, features) of each layer, a batch at a time on the model's device."""
-    parts: dict[str, list[np.ndarray]] = {layer: [] for layer in layers}
-    for block in inputs.split(BATCH):
-        for layer, activations in extract_features(model, block, layers).items():
-            parts[layer].append(activations.flatten(1).float().cpu().numpy())
-    return {layer: np.concatenate(blocks) for layer, blocks in parts.items()}

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from neural_data.halvings import halves_in_order, seeded_orders, valid_repeats
 from neural_data.recording import Recording
-from neural_data.reliability import halves_batch, split_half_reliability
+from neural_data.reliability import split_half_reliability
 from pretrain.progress import say
 from transfer.config import PredictivityConfig
 
@@ -85,11 +86,12 @@ def exclusions(responses: np.ndarray, config: PredictivityConfig) -> tuple[np.nd
 
 def without_a_half(responses: np.ndarray, halvings: int) -> np.ndarray:
     """bool (neurons,): whether all repeats of a stimulus that fall into one half are missing, in any halving."""
-    missing = np.zeros(responses.shape[2], bool)
+    missing, valid = np.zeros(responses.shape[2], bool), valid_repeats(responses)
+    (orders,) = seeded_orders(halvings, len(responses))
     gaps = np.flatnonzero(np.isnan(responses).any((0, 1)))
     for first in range(0, len(gaps), BLOCK_NEURONS):
         block = gaps[first : first + BLOCK_NEURONS]
-        halves = halves_batch(responses[:, :, block], halvings)
+        halves = halves_in_order(responses[:, :, block], orders, valid=valid)
         missing[block] = np.isnan(np.stack(halves)).any((0, 1, 2))
     return missing
 

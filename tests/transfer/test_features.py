@@ -8,7 +8,7 @@ from torchvision.transforms.v2 import functional as F
 
 from pretrain.checkpoint import BackboneSpec
 from pretrain.models import create_model, model_info
-from transfer.features import extract_features, prepare_stimuli, stimulus_features
+from transfer.features import extract_features, prepare_stimuli
 
 PUBLISHED = (
     "alexnet_bn_ir_64x64_input_pool_6",
@@ -209,13 +209,3 @@ def test_the_evaluation_view_crops_and_the_whole_view_does_not():
     plain = F.resize(torch.from_numpy(stimuli)[:, None], [64, 64], antialias=True).expand(-1, 3, -1, -1) / 255
     torch.testing.assert_close(whole, F.normalize(plain, spec().mean, spec().std))
     assert whole[0, 0, :, -5:].min() > whole[0, 0, :, :40].max()
-
-
-def test_features_of_many_stimuli_are_those_of_each():
-    model = create_model("timm/test_resnet", num_classes=0)
-    inputs = torch.randn(260, 3, 32, 32)
-    found = stimulus_features(model, inputs, ["layer1", "layer4"])
-    assert found["layer1"].dtype == np.float32
-    assert len(found["layer4"]) == 260
-    alone = extract_features(model, inputs[255:258], ["layer4"])["layer4"].flatten(1)
-    np.testing.assert_allclose(found["layer4"][255:258], alone.numpy(), rtol=1e-4, atol=1e-5)

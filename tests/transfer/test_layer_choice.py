@@ -71,3 +71,10 @@ def test_one_number_for_all_areas_and_each():
     assert ((numbers["low"] <= numbers["median"]) & (numbers["median"] <= numbers["high"])).all()
     chosen = chosen_scores(scores)
     assert numbers["median"].iloc[1] == chosen.loc[chosen["area"] == "V1", "score"].median()
+
+
+def test_neurons_of_the_same_name_in_two_animals_are_two():
+    scores = table(np.random.default_rng(0), 1, neurons=20)
+    scores["animal"] = np.where(scores["neuron_id"] < 10, "a", "b")
+    scores["neuron_id"] %= 10
+    assert len(chosen_scores(scores)) == 20

@@ -1,4 +1,4 @@
-"""Tables and the one number: medians with honest intervals, and no bias from choosing the best layer."""
+"""Tables: medians with honest intervals, and every excluded neuron counted."""
 
 import numpy as np
 import pandas as pd
@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import bootstrap
 
-from transfer.summary import best_layer_score, bootstrap_median, summarise
+from transfer import summary
+from transfer.summary import bootstrap_median, summarise
 
 
 def make_scores(rng: np.random.Generator, layers: tuple[str, ...] = ("a", "b"), neurons: int = 40) -> pd.DataFrame:
@@ -115,42 +116,8 @@ def test_the_bootstrap_follows_its_seed():
     assert bootstrap_median(values, 100, 3) != bootstrap_median(values, 100, 4)
 
 
-def test_the_best_layer_is_found_where_it_is_clear():
-    scores = make_scores(np.random.default_rng(0), ("bad", "good", "worse"))
-    scores["score"] += scores["layer"].map({"bad": 0.0, "good": 2.0, "worse": -1.0})
-    good = scores[scores["layer"] == "good"]["score"]
-    assert best_layer_score(scores, 0) == pytest.approx(good.median(), abs=0.1)
-
-
-def test_choosing_among_many_equal_layers_gains_nothing():
-    """The median of the best of 30 equal layers is too high; that of the layer chosen on other neurons is not."""
-    layers, chosen, naive = tuple(f"layer{n}" for n in range(30)), [], []
-    for seed in range(30):
-        scores = make_scores(np.random.default_rng(seed), layers)
-        chosen.append(best_layer_score(scores, seed))
-        naive.append(scores.groupby("layer")["score"].median().max())
-    error = 0.2 * 1.2533 / np.sqrt(40 * 30)  # of the mean of the medians of 40 normal scores
-    assert np.mean(naive) > 0.5 + 8 * error
-    assert abs(np.mean(chosen) - 0.5) < 4 * error
-
-
-def test_best_layer_is_the_mean_of_both_halves():
-    scores = make_scores(np.random.default_rng(5), ("a", "b", "c"), neurons=10)
-    wide = scores.pivot(index=["animal", "neuron_id"], columns="layer", values="score")
-    keys = list(dict.fromkeys(scores[["animal", "neuron_id"]].itertuples(index=False, name=None)))
-    order = np.random.default_rng(2).permutation(10)
-    first, second = (wide.loc[[keys[i] for i in part]] for part in (order[:5], order[5:]))
-    expected = (second[first.median().idxmax()].median() + first[second.median().idxmax()].median()) / 2
-    assert best_layer_score(scores, 2) == pytest.approx(expected, rel=1e-12)
-
-
-def test_a_single_neuron_has_a_best_layer():
-    scores = make_scores(np.random.default_rng(0), neurons=1)
-    assert best_layer_score(scores, 0) == scores["score"].max()
-
-
-def test_neurons_of_the_same_name_in_two_animals_are_two():
-    scores = make_scores(np.random.default_rng(0), ("a",), neurons=20)
-    scores["neuron_id"] = [f"n{n % 10}" for n in range(20)]
-    expected = make_scores(np.random.default_rng(0), ("a",), neurons=20)
-    assert best_layer_score(scores, 0) == best_layer_score(expected, 0)
+def test_blocks_of_resamples_change_nothing(monkeypatch):
+    values = np.random.default_rng(0).normal(size=50)
+    expected = bootstrap_median(values, 100, 0)
+    monkeypatch.setattr(summary, "BLOCK_BYTES", 8 * 50 * 7)
+    assert bootstrap_median(values, 100, 0) == expected

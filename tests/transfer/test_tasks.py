@@ -21,7 +21,7 @@ from pretrain.checkpoint import BackboneSpec, load_trained_backbone, save_checkp
 from pretrain.models import create_model, model_info
 from transfer import tasks as module
 from transfer.config import TasksConfig
-from transfer.features import prepare_stimuli, stimulus_features
+from transfer.features import extract_features, prepare_stimuli
 from transfer.task_data import TaskData
 from transfer.tasks import image_batches, task_layers, tasks
 from transfer.textures import open_textures
@@ -110,7 +110,7 @@ def test_the_numbers_are_those_of_scikit_learn_by_hand(textures_run, dtd):
     classes = data.targets[0].values
     for model, layer, split in table.index:
         train, test = data.splits[split]
-        features = stimulus_features(models[model], inputs, [layer])[layer].astype(np.float64)
+        features = extract_features(models[model], inputs, [layer])[layer].flatten(1).double().numpy()
         reduce = PCA(12, svd_solver="full").fit(features[train])
         of_train, of_test = reduce.transform(features[train]), reduce.transform(features[test])
         machine = LinearSVC(dual=False, tol=1e-10, max_iter=100_000)
