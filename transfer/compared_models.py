@@ -16,11 +16,11 @@ import torch
 from pretrain.checkpoint import BackboneSpec, TrainedBackbone, load_trained_backbone
 from pretrain.models import create_model, model_info
 from transfer.config import PredictivityConfig
-from transfer.features import extract_features, known_layer, prepare_stimuli
+from transfer.features import BATCH, extract_features, known_layer, prepare_stimuli
 from transfer.gabor_bank import gabor_energy
 
 TRAINED, RANDOM, GABOR, PIXELS = "trained", "random", "gabor", "pixels"
-BATCH = 256
+
 Features = dict[str, np.ndarray]
 
 
