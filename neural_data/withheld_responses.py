@@ -1,0 +1,69 @@
+"""Which trials' responses were recorded but not published, found out without reading them all.
+
+Comes in: the responses of a mouse in Sensorium's layout and the tiers of its trials. Goes out: bool (trials,), and
+notes for people. Competitions withhold the responses of whole tiers: the files are absent (copies of 2023), or hold
+nothing but zeros, until the end of the trial or of the padding (2022, 2023).
+"""
+
+import math
+
+import numpy as np
+
+from neural_data.sensorium_folder import TrialPart, all_zero
+
+# Neurons looked at in a trial of a tier whose first trial is zero throughout.
+GLANCE = 16
+# So many samples of one trial that are all zero are no silence: fewer are withheld only with their whole tier.
+NO_SILENCE = 1000
+
+
+def withheld_trials(responses: TrialPart | None, tiers: np.ndarray, silent: np.ndarray) -> tuple[np.ndarray, list[str]]:
+    """bool (trials,) and notes.
+
+    `silent`: bool (trials,), whether the responses could be zero throughout; False where a glance has shown a number.
+    A tier is withheld if its first trial is zero, as ViV1T has it, and a glance at its middle and last one shows
+    nothing else. Where some trials of a tier are zero and others are not, the zero ones are withheld if they have
+    NO_SILENCE samples or more. Raises ValueError where only some files of a tier are absent.
+    """
+    withheld = np.zeros(len(tiers), bool)
+    notes = []
+    for tier in dict.fromkeys(tiers):
+        rows = np.flatnonzero(tiers == tier)
+        if responses is None or not responses.present[rows].any():
+            withheld[rows] = True
+            notes.append(f"no response files for the {len(rows)} trials of tier {tier}: withheld")
+            continue
+        _check_whole(responses, tier, rows)
+        zero = _zero_trials(responses, rows, silent[rows])
+        withheld[zero] = True
+        if len(zero):
+            some = "" if len(zero) == len(rows) else f"{len(zero)} of "
+            notes.append(f"responses are zero in {some}{len(rows)} trials of tier {tier}: withheld")
+    return withheld, notes
+
+
+def _check_whole(responses: TrialPart, tier: str, rows: np.ndarray) -> None:
+    absent = rows[~responses.present[rows]]
+    if len(absent):
+        raise responses.folder.wrong(
+            f"data/responses/{absent[0]}.npy",
+            f"no such file ({len(rows) - len(absent)} of {len(rows)} trials of tier {tier} have one)",
+            "responses to all trials of a tier, or to none",
+        )
+
+
+def _zero_trials(responses: TrialPart, rows: np.ndarray, silent: np.ndarray) -> np.ndarray:
+    """The trials among `rows` that are withheld: all, none, or those that are zero where others are not."""
+    could_be = rows[silent]
+    if len(could_be) == len(rows):
+        if not all_zero(responses.read(rows[0])):
+            return rows[:0]
+        if all(_glance_zero(responses.read(row)) for row in (rows[len(rows) // 2], rows[-1])):
+            return rows
+    if math.prod(responses.shape) < NO_SILENCE:
+        return rows[:0]
+    return np.array([row for row in could_be if all_zero(responses.read(row))], np.int64)
+
+
+def _glance_zero(values: np.ndarray) -> bool:
+    return all_zero(values[:: max(1, len(values) // GLANCE)])
