@@ -39,11 +39,11 @@ def _described(found: RepeatedClips) -> list[str]:
     if not len(several):
         return ["no clip is shown twice, by comparing videos"]
     inexact = found.agreement[found.agreement < 1]
-    least = f"; {len(inexact)} trials agree with their clip in {inexact.min():.0%} of frames or more" * bool(
-        len(inexact)
-    )
-    shown = f"{several.min()} to {several.max()} times"
-    return [f"{len(several)} of {len(counts)} clips are shown {shown}, by comparing videos{least}"]
+    often = f"{several.min()} to {several.max()} times"
+    shown = f"{len(several)} of {len(counts)} clips are shown {often}, by comparing videos"
+    if not len(inexact):
+        return [shown]
+    return [shown, f"{len(inexact)} trials agree with the first of their clip in {inexact.min():.0%} of frames or more"]
 
 
 def _fingerprint(folder: SensoriumFolder, lines: list[np.ndarray]) -> str:

@@ -27,7 +27,8 @@ SAMPLED_CLIPS = 4  # pairs compared where the source itself says which clips are
 # The grid is compared in float32, whose rounding must not lose a pair that agrees to the last digit.
 ROUNDING = 1e-3
 
-Read = Callable[[int], np.ndarray]
+# read(trial, scattered): the video of a trial (H, W, frames) or longer, and whether only few pixels are looked at.
+Read = Callable[[int, bool], np.ndarray]
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,16 +42,16 @@ class RepeatedClips:
 
 
 def repeated_clips(read: Read, frames: np.ndarray, tiers: np.ndarray) -> RepeatedClips:
-    """The clip of each trial. `read(trial)`: (H, W, frames) or longer; `frames`: valid ones, int64 (trials,)."""
+    """The clip of each trial. `frames`: valid ones of each video, int64 (trials,)."""
     clip, agreement = np.full(len(tiers), -1), np.full(len(tiers), np.nan)
     first_trial: list[int] = []
     bank = _Bank(len(tiers), int(frames.max()))
     for trial in np.flatnonzero(tiers != "none"):
-        video = read(trial)[..., : frames[trial]]
-        sample = grid_of_pixels(video)
+        sample = grid_of_pixels(read(trial, True)[..., : frames[trial]])
         for number in bank.alike(sample) if tiers[trial] != "train" else ():
             other = first_trial[number]
-            share = same_share(read(other)[..., : frames[other]], video)
+            first, second = (read(which, False)[..., : frames[which]] for which in (other, trial))
+            share = same_share(first, second)
             if share > SAME_SHARE:
                 clip[trial], agreement[trial] = number, share
                 break
@@ -118,7 +119,8 @@ def given_clips(folder: SensoriumFolder, read: Read, frames: np.ndarray, identit
     repeats = [trial for trial, number in enumerate(clip) if number >= 0 and first[number] != trial]
     for trial in repeats[:: max(1, len(repeats) // SAMPLED_CLIPS)]:
         other = first[clip[trial]]
-        if not same_share(read(other)[..., : frames[other]], read(trial)[..., : frames[trial]]) > SAME_SHARE:
+        first_video, video = (read(which, False)[..., : frames[which]] for which in (other, trial))
+        if not same_share(first_video, video) > SAME_SHARE:
             raise folder.files.wrong(
                 f"data/videos/{trial}.npy",
                 f"another clip than in data/videos/{other}.npy, though meta/trials says both are {names[clip[trial]]}",

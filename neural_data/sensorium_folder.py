@@ -53,9 +53,9 @@ class TrialPart:
         """The shape in the first trial that has a file."""
         return self.folder.header(next(filter(None, self.files))).shape
 
-    def read(self, trial: int) -> np.ndarray:
-        """The array of a trial as it is on disk, mapped into memory where that is possible."""
-        return self.folder.array(self.files[trial])
+    def read(self, trial: int, scattered: bool = False) -> np.ndarray:
+        """The array of a trial as it is on disk; see `NpyFolder.array`."""
+        return self.folder.array(self.files[trial], scattered)
 
     def check_shapes(self, expected: str, fits: bool, time_last: bool) -> None:
         """Raises ValueError where the first shape is not as `expected` (`fits` says so), where another file has a

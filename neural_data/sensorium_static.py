@@ -12,7 +12,7 @@ import pandas as pd
 
 from neural_data.recording import Recording
 from neural_data.sensorium_folder import SensoriumFolder, TrialPart
-from neural_data.sensorium_tables import read_neurons, trial_columns
+from neural_data.sensorium_tables import read_neurons, repeat_number, trial_columns
 from neural_data.tables import trial_table
 from neural_data.trial_files import TrialFiles
 from neural_data.withheld_responses import withheld_trials
@@ -58,12 +58,10 @@ def read_static(folder: SensoriumFolder, share_stimuli: bool) -> Recording:
         _check_row(part)
     neurons = read_neurons(folder, responses)
     n = len(folder.tiers)
-    withheld, notes = withheld_trials(responses, folder.tiers, np.ones(n, bool))
-    folder.notes += notes
+    withheld = withheld_trials(folder, responses, np.ones(n, bool))
     columns, identity = trial_columns(folder)
     stimulus, shown_by = _stimuli(folder, images, identity if share_stimuli else None)
-    repeat = pd.Series(stimulus).groupby(stimulus).cumcount().to_numpy()
-    trials = trial_table(stimulus, repeat, folder.tiers).assign(withheld=withheld, **columns)
+    trials = trial_table(stimulus, repeat_number(stimulus), folder.tiers).assign(withheld=withheld, **columns)
     first = ImageOfTrial(images, (0,))(0)
     dtype = np.uint8 if first.dtype == np.uint8 else np.float32
     return Recording(

@@ -104,6 +104,11 @@ def trial_columns(folder: SensoriumFolder) -> tuple[dict[str, Any], np.ndarray |
     return _with_further(pd.DataFrame(columns), further).to_dict("series"), identity
 
 
+def repeat_number(stimulus: np.ndarray) -> np.ndarray:
+    """How many trials before each one showed its stimulus, int64 (trials,)."""
+    return pd.Series(stimulus).groupby(stimulus).cumcount().to_numpy()
+
+
 def frame_rate(folder: SensoriumFolder, usual_hz: float) -> float:
     """`meta/trials/target_fps.npy`, which is the same in all trials; `usual_hz` where it is not there."""
     file = "meta/trials/target_fps.npy"

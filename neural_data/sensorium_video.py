@@ -21,7 +21,7 @@ from neural_data.recording import Recording
 from neural_data.repeated_clips import RepeatedClips, given_clips
 from neural_data.sensorium_folder import SensoriumFolder, TrialPart
 from neural_data.sensorium_static import BEHAVIOR
-from neural_data.sensorium_tables import frame_rate, read_neurons, trial_columns
+from neural_data.sensorium_tables import frame_rate, read_neurons, repeat_number, trial_columns
 from neural_data.tables import trial_table
 from neural_data.trial_files import TrialFiles
 from neural_data.trial_length import NORMALISING, trial_frames, valid_frames
@@ -68,52 +68,48 @@ def read_video(
 ) -> Recording:
     """The recording of one mouse; see `sensorium.read_sensorium`."""
     parts = _parts(folder)
-    videos, responses = parts["videos"], parts.get("responses")
-    neurons = read_neurons(folder, responses)
-    lines = {name: [_first_line(part, trial) for trial in range(len(part.files))] for name, part in parts.items()}
+    neurons = read_neurons(folder, parts.get("responses"))
+    lines = {name: _first_lines(part) for name, part in parts.items()}
     silent = np.array([not (np.abs(line) > 0).any() for line in lines.get("responses", ())], bool)
-    withheld, notes = withheld_trials(responses, folder.tiers, silent)
-    folder.notes += notes
-    valid = {name: _valid(parts[name], of_trials) for name, of_trials in lines.items()}
+    withheld = withheld_trials(folder, parts.get("responses"), silent)
+    valid = {name: _valid(folder, parts[name], of_trials) for name, of_trials in lines.items()}
     frames = trial_frames(valid, withheld, trial_length, _statistics_frames(folder), max_frames)
     columns, identity = trial_columns(folder)
-    clips = None
-    if share_stimuli and identity is not None:
-        clips = given_clips(folder, videos.read, valid["videos"], identity)
-    elif share_stimuli:
-        clips = known_clips(folder, videos.read, valid["videos"], lines["videos"], cache)
-    stimulus, shown_by = _stimuli(folder, clips, frames)
-    repeat = pd.Series(stimulus).groupby(stimulus).cumcount().to_numpy()
-    n, length = len(frames), int(frames.max())
-    trials = trial_table(stimulus, repeat, folder.tiers).assign(
-        frames=frames,
-        withheld=withheld,
-        **{f"{name}_frames": of_trials for name, of_trials in valid.items()},
-        **columns,
+    clips = (
+        _clips(folder, parts["videos"], valid["videos"], lines["videos"], identity, cache) if share_stimuli else None
     )
+    stimulus, shown_by = _stimuli(folder, clips, frames)
+    trials = trial_table(stimulus, repeat_number(stimulus), folder.tiers)
+    valid_columns = {f"{name}_frames": of_trials for name, of_trials in valid.items()}
     if isinstance(folder.files, ZipFolder) and folder.files.deflated:
         folder.notes.append("the zip is compressed: each window costs reading its whole trial; unpack it for training")
-
-    def traces(part: TrialPart | None, channels: int, until: np.ndarray) -> TrialFiles:
-        return TrialFiles(TraceOfTrial(part, until, channels), (n, channels, length))
-
-    behavior, pupil = parts.get("behavior"), parts.get("pupil_center")
+    behavior = parts.get("behavior")
     return Recording(
         name=folder.files.name,
-        stimuli=TrialFiles(
-            VideoOfTrial(videos, shown_by, length), (len(shown_by), length, *videos.shape[:2]), time_axis=0
-        ),
-        trials=trials,
-        responses=traces(responses, len(neurons), np.where(withheld, 0, frames)),
+        stimuli=_videos(parts["videos"], shown_by, int(frames.max())),
+        trials=trials.assign(frames=frames, withheld=withheld, **valid_columns, **columns),
+        responses=_traces(parts.get("responses"), len(neurons), frames, withheld),
         neurons=neurons,
-        behavior=traces(behavior, behavior.shape[0], frames) if behavior else None,
-        pupil_center=traces(pupil, 2, frames) if pupil else None,
+        behavior=_traces(behavior, behavior.shape[0], frames) if behavior else None,
+        pupil_center=_traces(parts["pupil_center"], 2, frames) if "pupil_center" in parts else None,
         sampling_rate_hz=frame_rate(folder, FRAME_RATE_HZ),
         statistics=folder.statistics,
         source=folder.files.path,
         behavior_names=BEHAVIOR.get(behavior.shape[0], ()) if behavior else (),
         notes=tuple(folder.notes),
     )
+
+
+def _videos(videos: TrialPart, shown_by: tuple[int, ...], length: int) -> TrialFiles:
+    shape = (len(shown_by), length, *videos.shape[:2])
+    return TrialFiles(VideoOfTrial(videos, shown_by, length), shape, time_axis=0)
+
+
+def _traces(
+    part: TrialPart | None, channels: int, frames: np.ndarray, withheld: np.ndarray | None = None
+) -> TrialFiles:
+    until = frames if withheld is None else np.where(withheld, 0, frames)
+    return TrialFiles(TraceOfTrial(part, until, channels), (len(frames), channels, int(frames.max())))
 
 
 def _parts(folder: SensoriumFolder) -> dict[str, TrialPart]:
@@ -127,17 +123,36 @@ def _parts(folder: SensoriumFolder) -> dict[str, TrialPart]:
     return parts
 
 
-def _first_line(part: TrialPart, trial: int) -> np.ndarray:
-    return part.folder.first_line(part.files[trial]) if part.files[trial] else np.empty(0)
+def _first_lines(part: TrialPart) -> list[np.ndarray]:
+    """What each trial has over time in the first neuron, pixel or channel; nothing where there is no file."""
+    return [part.folder.first_line(file) if file else np.empty(0) for file in part.files]
 
 
-def _valid(part: TrialPart, lines: list[np.ndarray]) -> np.ndarray:
+def _valid(folder: SensoriumFolder, part: TrialPart, lines: list[np.ndarray]) -> np.ndarray:
     """Valid frames of a modality in each trial, -1 where there is no file. Raises ValueError for a trial of NaN."""
     frames = np.array([valid_frames(line) if file else -1 for line, file in zip(lines, part.files, strict=True)])
     empty = np.flatnonzero(frames == 0)
     if len(empty):
-        raise part.folder.wrong(part.files[empty[0]], "NaN in the first frame", "numbers, and NaN only after the end")
+        raise folder.files.wrong(part.files[empty[0]], "NaN in the first frame", "numbers, and NaN only after the end")
+    resumed = [trial for trial, line in enumerate(lines) if not np.isnan(line[frames[trial] :]).all()]
+    if resumed:
+        some = f"in {len(resumed)} trials, such as {resumed[0]}"
+        folder.notes.append(f"{part.name} go on after a gap of NaN {some}: they end at the gap")
     return frames
+
+
+def _clips(
+    folder: SensoriumFolder,
+    videos: TrialPart,
+    frames: np.ndarray,
+    lines: list[np.ndarray],
+    identity: np.ndarray | None,
+    cache: Path,
+) -> RepeatedClips:
+    """As the source says, or found by comparing videos."""
+    if identity is not None:
+        return given_clips(folder, videos.read, frames, identity)
+    return known_clips(folder, videos.read, frames, lines, cache)
 
 
 def _statistics_frames(folder: SensoriumFolder) -> int | None:

@@ -1,7 +1,6 @@
 """Which trials' responses were recorded but not published, found out without reading them all.
 
-Comes in: the responses of a mouse in Sensorium's layout and the tiers of its trials. Goes out: bool (trials,), and
-notes for people. Competitions withhold the responses of whole tiers: the files are absent (copies of 2023), or hold
+Comes in: a mouse in Sensorium's layout and its responses. Goes out: bool (trials,), and notes for people. Competitions withhold the responses of whole tiers: the files are absent (copies of 2023), or hold
 nothing but zeros, until the end of the trial or of the padding (2022, 2023).
 """
 
@@ -9,7 +8,7 @@ import math
 
 import numpy as np
 
-from neural_data.sensorium_folder import TrialPart, all_zero
+from neural_data.sensorium_folder import SensoriumFolder, TrialPart, all_zero
 
 # Neurons looked at in a trial of a tier whose first trial is zero throughout.
 GLANCE = 16
@@ -17,29 +16,28 @@ GLANCE = 16
 NO_SILENCE = 1000
 
 
-def withheld_trials(responses: TrialPart | None, tiers: np.ndarray, silent: np.ndarray) -> tuple[np.ndarray, list[str]]:
-    """bool (trials,) and notes.
+def withheld_trials(folder: SensoriumFolder, responses: TrialPart | None, silent: np.ndarray) -> np.ndarray:
+    """bool (trials,); the folder's notes say for which tiers, and why.
 
     `silent`: bool (trials,), whether the responses could be zero throughout; False where a glance has shown a number.
     A tier is withheld if its first trial is zero, as ViV1T has it, and a glance at its middle and last one shows
     nothing else. Where some trials of a tier are zero and others are not, the zero ones are withheld if they have
     NO_SILENCE samples or more. Raises ValueError where only some files of a tier are absent.
     """
-    withheld = np.zeros(len(tiers), bool)
-    notes = []
-    for tier in dict.fromkeys(tiers):
-        rows = np.flatnonzero(tiers == tier)
+    withheld = np.zeros(len(folder.tiers), bool)
+    for tier in dict.fromkeys(folder.tiers.tolist()):
+        rows = np.flatnonzero(folder.tiers == tier)
         if responses is None or not responses.present[rows].any():
             withheld[rows] = True
-            notes.append(f"no response files for the {len(rows)} trials of tier {tier}: withheld")
+            folder.notes.append(f"tier {tier}: no response files for its {len(rows)} trials, withheld")
             continue
         _check_whole(responses, tier, rows)
         zero = _zero_trials(responses, rows, silent[rows])
         withheld[zero] = True
         if len(zero):
-            some = "" if len(zero) == len(rows) else f"{len(zero)} of "
-            notes.append(f"responses are zero in {some}{len(rows)} trials of tier {tier}: withheld")
-    return withheld, notes
+            some = "all" if len(zero) == len(rows) else f"{len(zero)} of"
+            folder.notes.append(f"tier {tier}: responses are zero in {some} {len(rows)} trials, withheld")
+    return withheld
 
 
 def _check_whole(responses: TrialPart, tier: str, rows: np.ndarray) -> None:

@@ -13,6 +13,7 @@ and of what is decompressed the length and the CRC.
 
 import io
 import math
+import mmap
 import os
 import stat
 import struct
@@ -83,11 +84,12 @@ class NpyFolder:
             return np.frombuffer(start, header.dtype, length, header.offset)
         return np.array(self.array(file)[(0,) * (len(header.shape) - 1)])
 
-    def array(self, file: str) -> np.ndarray:
-        """The array, mapped into memory where that is possible; read-only."""
+    def array(self, file: str, scattered: bool = False) -> np.ndarray:
+        """The array, mapped into memory where that is possible; read-only. `scattered`: few elements, far apart, will
+        be looked at."""
         header = self.header(file)
         if header.nbytes >= MAPPED_BYTES:
-            return self._mapped(os.path.join(self.path, file), header, header.offset, file)
+            return self._mapped(os.path.join(self.path, file), header, header.offset, file, scattered)
         return self._from_bytes(file, header, self._bytes(file, header.offset, header.nbytes))
 
     def _from_bytes(self, file: str, header: NpyHeader, data: bytes) -> np.ndarray:
@@ -96,14 +98,21 @@ class NpyFolder:
         values = np.frombuffer(data, header.dtype, math.prod(header.shape))
         return values.reshape(header.shape, order="F" if header.fortran else "C")
 
-    def _mapped(self, where: str, header: NpyHeader, offset: int, file: str) -> np.ndarray:
-        order = "F" if header.fortran else "C"
+    def _mapped(self, where: str, header: NpyHeader, offset: int, file: str, scattered: bool) -> np.ndarray:
+        first = offset - offset % mmap.ALLOCATIONGRANULARITY
         try:
-            return np.memmap(where, header.dtype, "r", offset, header.shape, order).view(np.ndarray)
+            with open(where, "rb") as handle:
+                length = offset - first + header.nbytes
+                mapped = mmap.mmap(handle.fileno(), length, access=mmap.ACCESS_READ, offset=first)
         except FileNotFoundError:
             raise self._gone(file) from None
         except (ValueError, OSError) as error:
             raise self.wrong(file, f"a file that cannot be read ({error})", "the array that was there") from None
+        if scattered and hasattr(mmap, "MADV_RANDOM"):
+            # Otherwise the system reads 128 kB around each page.
+            mapped.madvise(mmap.MADV_RANDOM)
+        order = "F" if header.fortran else "C"
+        return np.ndarray(header.shape, header.dtype, mapped, offset - first, order=order)
 
     def _bytes(self, file: str, first: int, count: int) -> bytes:
         try:
@@ -169,12 +178,12 @@ class ZipFolder(NpyFolder):
         """Whether any file must be decompressed."""
         return any(member.compress_type != zipfile.ZIP_STORED for member in self._members.values())
 
-    def array(self, file: str) -> np.ndarray:
+    def array(self, file: str, scattered: bool = False) -> np.ndarray:
         """The array, mapped into memory where it is stored without compression; read-only."""
         header, below = self.header(file), file.rpartition("/")[0]
         if self._members[file].compress_type == zipfile.ZIP_STORED:
             if header.nbytes >= MAPPED_BYTES:
-                return self._mapped(self.path, header, self._place(file) + header.offset, file)
+                return self._mapped(self.path, header, self._place(file) + header.offset, file, scattered)
             return super().array(file)
         recent, values = self._recent.get(below, ("", None))
         if recent != file:
