@@ -129,6 +129,8 @@ class SensoriumFolder:
             self.notes.append(f"passed over {len(odd)} files of {below} whose names are no trial, such as {odd[0]}.npy")
         numbers = {int(stem) for stem in set(names) - set(odd)}
         if not numbers:
+            if name != "responses":
+                self.notes.append(f"no {name}")
             return None
         expected = f"{n} files, one per trial of {TIERS}"
         if max(numbers) >= n:
@@ -138,16 +140,14 @@ class SensoriumFolder:
             raise self.files.wrong(f"{below}{absent}.npy", f"no such file ({len(numbers)} are there)", expected)
         return TrialPart(self.files, name, tuple(f"{below}{i}.npy" if i in numbers else "" for i in range(n)))
 
-    def optional_part(self, name: str) -> TrialPart | None:
-        """As `part`, but None, with a note, also where all of it is zero: so the mouse S0 of 2022 comes, whose
-        behavior is withheld."""
-        part = self.part(name)
+    def unless_zero(self, part: TrialPart | None) -> TrialPart | None:
+        """None, with a note, where a modality is zero in all trials: the behavior of mouse S0 of 2022, which is
+        withheld."""
         if part is None:
-            self.notes.append(f"no {name.replace('_', ' ')}")
             return None
         sample = range(0, len(part.files), max(1, len(part.files) // 8))
         if all(all_zero(part.read(trial)) for rows in (sample, range(len(part.files))) for trial in rows):
-            self.notes.append(f"{name.replace('_', ' ')} is zero throughout, taken as absent")
+            self.notes.append(f"{part.name} is zero in all trials: taken as absent")
             return None
         return part
 

@@ -51,23 +51,20 @@ class ValuesOfTrial:
 
 def read_static(folder: SensoriumFolder, share_stimuli: bool) -> Recording:
     """The recording of one mouse; see `sensorium.read_sensorium`."""
-    images, responses = folder.part("images"), folder.part("responses")
-    _check_images(images)
-    behavior, pupil = folder.optional_part("behavior"), folder.optional_part("pupil_center")
-    for part in filter(None, (responses, behavior, pupil)):
-        _check_row(part)
+    images, responses, behavior, pupil = _parts(folder)
     neurons = read_neurons(folder, responses)
     n = len(folder.tiers)
     withheld = withheld_trials(folder, responses, np.ones(n, bool))
     columns, identity = trial_columns(folder)
     stimulus, shown_by = _stimuli(folder, images, identity if share_stimuli else None)
-    trials = trial_table(stimulus, repeat_number(stimulus), folder.tiers).assign(withheld=withheld, **columns)
-    first = ImageOfTrial(images, (0,))(0)
+    trials = trial_table(stimulus, repeat_number(stimulus), folder.tiers)
+    read = ImageOfTrial(images, shown_by)
+    first = read(0)
     dtype = np.uint8 if first.dtype == np.uint8 else np.float32
     return Recording(
         name=folder.files.name,
-        stimuli=TrialFiles(ImageOfTrial(images, shown_by), (len(shown_by), *first.shape), dtype),
-        trials=trials,
+        stimuli=TrialFiles(read, (len(shown_by), *first.shape), dtype),
+        trials=trials.assign(withheld=withheld, **columns),
         responses=TrialFiles(ValuesOfTrial(responses, withheld, len(neurons)), (n, len(neurons))),
         neurons=neurons,
         behavior=_values(behavior),
@@ -77,6 +74,15 @@ def read_static(folder: SensoriumFolder, share_stimuli: bool) -> Recording:
         behavior_names=BEHAVIOR.get(behavior.shape[-1], ()) if behavior else (),
         notes=tuple(folder.notes),
     )
+
+
+def _parts(folder: SensoriumFolder) -> list[TrialPart | None]:
+    """Images, responses, behavior and pupil centre, None where there are none, with shapes that agree."""
+    images, *rows = (folder.part(name) for name in ("images", "responses", "behavior", "pupil_center"))
+    _check_images(images)
+    for part in filter(None, rows):
+        _check_row(part)
+    return [images, rows[0], *(folder.unless_zero(part) for part in rows[1:])]
 
 
 def _check_images(images: TrialPart) -> None:
@@ -108,7 +114,7 @@ def _stimuli(
     """Which stimulus each trial shows, int64 (trials,), and the trial whose file has the image of each stimulus."""
     n = len(folder.tiers)
     if identity is None:
-        folder.notes.append("repeats of an image are not known: every trial is a stimulus of its own")
+        folder.notes.append("which trials repeat an image was not looked up: each is a stimulus of its own")
         return np.arange(n), tuple(range(n))
     stimulus, names = pd.factorize(identity)
     shown_by = np.unique(stimulus, return_index=True)[1]

@@ -75,9 +75,11 @@ def read_video(
     valid = {name: _valid(folder, parts[name], of_trials) for name, of_trials in lines.items()}
     frames = trial_frames(valid, withheld, trial_length, _statistics_frames(folder), max_frames)
     columns, identity = trial_columns(folder)
-    clips = (
-        _clips(folder, parts["videos"], valid["videos"], lines["videos"], identity, cache) if share_stimuli else None
-    )
+    videos, clips = parts["videos"], None
+    if share_stimuli and identity is not None:
+        clips = given_clips(folder, videos.read, valid["videos"], identity)
+    elif share_stimuli:
+        clips = known_clips(folder, videos.read, valid["videos"], lines["videos"], cache)
     stimulus, shown_by = _stimuli(folder, clips, frames)
     trials = trial_table(stimulus, repeat_number(stimulus), folder.tiers)
     valid_columns = {f"{name}_frames": of_trials for name, of_trials in valid.items()}
@@ -86,7 +88,7 @@ def read_video(
     behavior = parts.get("behavior")
     return Recording(
         name=folder.files.name,
-        stimuli=_videos(parts["videos"], shown_by, int(frames.max())),
+        stimuli=_videos(videos, shown_by, int(frames.max())),
         trials=trials.assign(frames=frames, withheld=withheld, **valid_columns, **columns),
         responses=_traces(parts.get("responses"), len(neurons), frames, withheld),
         neurons=neurons,
@@ -114,13 +116,12 @@ def _traces(
 
 def _parts(folder: SensoriumFolder) -> dict[str, TrialPart]:
     """The modalities that there are, with shapes that agree."""
-    found = {"videos": folder.part("videos"), "responses": folder.part("responses")}
-    found |= {name: folder.optional_part(name) for name in ("behavior", "pupil_center")}
-    parts = {name: part for name, part in found.items() if part is not None}
+    parts = {name: part for name in SHAPES if (part := folder.part(name)) is not None}
     for name, part in parts.items():
         fits = len(part.shape) == SHAPES[name].count(",") + 1 and (name != "pupil_center" or part.shape[0] == 2)
         part.check_shapes(SHAPES[name], fits, time_last=True)
-    return parts
+    absent = [name for name in ("behavior", "pupil_center") if folder.unless_zero(parts.get(name)) is None]
+    return {name: part for name, part in parts.items() if name not in absent}
 
 
 def _first_lines(part: TrialPart) -> list[np.ndarray]:
@@ -141,20 +142,6 @@ def _valid(folder: SensoriumFolder, part: TrialPart, lines: list[np.ndarray]) ->
     return frames
 
 
-def _clips(
-    folder: SensoriumFolder,
-    videos: TrialPart,
-    frames: np.ndarray,
-    lines: list[np.ndarray],
-    identity: np.ndarray | None,
-    cache: Path,
-) -> RepeatedClips:
-    """As the source says, or found by comparing videos."""
-    if identity is not None:
-        return given_clips(folder, videos.read, frames, identity)
-    return known_clips(folder, videos.read, frames, lines, cache)
-
-
 def _statistics_frames(folder: SensoriumFolder) -> int | None:
     """Frames of the shortest per-frame statistics that normalising uses."""
     files = [f"meta/statistics/{name}.npy" for name in NORMALISING]
@@ -169,7 +156,7 @@ def _stimuli(
     the trials of a clip the first of the longest."""
     n = len(frames)
     if clips is None:
-        folder.notes.append("repeats of a clip were not looked for: every trial is a stimulus of its own")
+        folder.notes.append("which trials repeat a clip was not looked up: each is a stimulus of its own")
         return np.arange(n), tuple(range(n))
     folder.notes += clips.notes
     # A trial without a clip gets a number of its own, below zero.

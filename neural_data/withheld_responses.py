@@ -1,7 +1,8 @@
 """Which trials' responses were recorded but not published, found out without reading them all.
 
-Comes in: a mouse in Sensorium's layout and its responses. Goes out: bool (trials,), and notes for people. Competitions withhold the responses of whole tiers: the files are absent (copies of 2023), or hold
-nothing but zeros, until the end of the trial or of the padding (2022, 2023).
+Comes in: a mouse in Sensorium's layout and its responses. Goes out: bool (trials,), and notes for people. Competitions
+withhold the responses of whole tiers: the files are absent (copies of 2023), or hold nothing but zeros, until the end
+of the trial or of the padding (2022, 2023).
 """
 
 import math

@@ -15,6 +15,7 @@ import io
 import math
 import mmap
 import os
+import re
 import stat
 import struct
 import zipfile
@@ -277,7 +278,7 @@ def zip_members(archive: Path) -> dict[str, zipfile.ZipInfo]:
 
 def _unsafe(member: zipfile.ZipInfo) -> str | None:
     path = PurePosixPath(member.filename)
-    if path.is_absolute() or ".." in path.parts or "\\" in member.filename or ":" in member.filename:
+    if path.is_absolute() or ".." in path.parts or re.match(r".*\\|[A-Za-z]:", member.filename):
         return "a path that leads out of the archive"
     if stat.S_ISLNK(member.external_attr >> 16):
         return "a link"
