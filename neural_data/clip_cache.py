@@ -39,8 +39,8 @@ def _described(found: RepeatedClips) -> list[str]:
     if not len(several):
         return ["no clip is shown twice, by comparing videos"]
     inexact = found.agreement[found.agreement < 1]
-    often = f"{several.min()} to {several.max()} times"
-    shown = f"{len(several)} of {len(counts)} clips are shown {often}, by comparing videos"
+    often = str(several.min()) if several.min() == several.max() else f"{several.min()} to {several.max()}"
+    shown = f"{len(several)} of {len(counts)} clips are shown {often} times, by comparing videos"
     if not len(inexact):
         return [shown]
     return [shown, f"{len(inexact)} trials agree with the first of their clip in {inexact.min():.0%} of frames or more"]

@@ -20,7 +20,7 @@ CLIP_CLASSES = (
     "gaussian dots",
     "random-dot kinematogram",
     "drifting gabor",
-    "images",
+    "flashed images",
 )
 OURS = {*NEURON_COLUMNS, *TRIAL_COLUMNS, "frames", "withheld", "stimulus_class", "trial_id", "start_s", "clip"}
 # animal-session-scan in names such as static21067-10-18-GrayImageNet-94c6ff99 and dynamic29515-10-12-Video-9b4f6a1a.

@@ -77,7 +77,8 @@ def video_mouse() -> Recording:
     frames, withheld = length[stimulus], np.isin(tier, ["live_test_main", "none"])
     n = len(stimulus)
     after = np.arange(60) >= frames[:, None, None]
-    responses = rng.gamma(1.0, 3.0, (n, NEURONS, 60)).astype(np.float32) - np.float32(3e-7)
+    fires = rng.random((n, NEURONS, 60)) < 0.7
+    responses = np.where(fires, rng.gamma(1.0, 3.0, fires.shape), -3e-7).astype(np.float32)
     responses[withheld] = np.nan
     for i, frames_of_clip in enumerate(length):
         videos[i, frames_of_clip:] = np.nan

@@ -93,7 +93,9 @@ def test_channels_of_the_colour_reference(shared):
 def test_images_that_differ_though_their_id_is_the_same(shared):
     """So it is in the reference folders, whose images are noise."""
     archive = shared / "reference" / "values" / "static" / "data" / REFERENCE[0][1]
-    with pytest.raises(ValueError, match=r"data/images/11\.npy: found another image than in data/images/2\.npy, though"):
+    with pytest.raises(
+        ValueError, match=r"data/images/11\.npy: found another image than in data/images/2\.npy, though"
+    ):
         read_sensorium(archive)
 
 
@@ -116,9 +118,14 @@ def test_what_was_written_is_read(tmp_path, channels, form):
     assert recording.neurons[original.neurons.columns].equals(original.neurons)
     assert recording.behavior_names == original.behavior_names
     for tier in ("train", "test"):
-        wanted, found = original.repeats(original.animals[0], tier=tier), recording.repeats(original.animals[0], tier=tier)
+        wanted, found = (
+            original.repeats(original.animals[0], tier=tier),
+            recording.repeats(original.animals[0], tier=tier),
+        )
         # Stimuli are numbered as they come, so that they are in another order.
-        by_image = np.argsort([recording.trials["image_id"][recording.trials["stimulus"] == s].iat[0] for s in found.stimuli])
+        by_image = np.argsort(
+            [recording.trials["image_id"][recording.trials["stimulus"] == s].iat[0] for s in found.stimuli]
+        )
         np.testing.assert_array_equal(found.responses[:, by_image], wanted.responses)
 
 
@@ -274,7 +281,7 @@ BROKEN = {
     ),
     "fewer tiers": (
         lambda m: change(m / "meta/trials/tiers.npy", lambda t: t[:-1]),
-        r"data/images/27.npy: found 28 files in data/images/, expected 27 files, one per trial of meta/trials/tiers.npy",
+        r"data/images/27.npy: found 28 files in data/images/, expected 27 files, one per trial of meta/trials/tiers",
     ),
     "an image less": (
         lambda m: (m / "data/images/3.npy").unlink(),
@@ -302,7 +309,7 @@ BROKEN = {
     ),
     "responses of fewer neurons": (
         lambda m: change(m / "data/responses/9.npy", lambda r: r[:-1]),
-        r"data/responses/9.npy: found shape \(6,\), expected \(values,\) or \(1, values\) = \(7,\), as in the first trial",
+        r"data/responses/9.npy: found shape \(6,\), expected \(values,\) or \(1, values\) = \(7,\), as in the first",
     ),
     "responses as text": (
         lambda m: change(m / "data/responses/9.npy", lambda r: r.astype(str)),
