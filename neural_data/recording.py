@@ -26,12 +26,13 @@ class RepeatedResponses:
 
     `responses`: float64 (repeats, stimuli, neurons), or (repeats, stimuli, neurons, time); NaN where a stimulus has
     fewer repeats than others. `stimuli`: int64 (stimuli,), rows of the recording's stimuli. `neurons`: int64
-    (neurons,), rows of its neuron table.
+    (neurons,), rows of its neuron table. `too_few`: how many stimuli it saw, but less often than was asked for.
     """
 
     responses: np.ndarray
     stimuli: np.ndarray
     neurons: np.ndarray
+    too_few: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,7 +130,7 @@ class Recording:
         if animal not in self.animals:
             raise ValueError(f"{self.name}: no animal {animal!r}; there are {', '.join(self.animals)}")
         neurons = np.flatnonzero((self.neurons["animal"] == animal).to_numpy())
-        rows = self._rows(animal, min_repeats, tier)
+        rows, too_few = self._rows(animal, min_repeats, tier)
         stimuli, column = np.unique(self.trials["stimulus"].to_numpy()[rows], return_inverse=True)
         numbers, repeat = np.unique(self.trials["repeat"].to_numpy()[rows], return_inverse=True)
         place = repeat * len(stimuli) + column
@@ -141,10 +142,10 @@ class Recording:
         ordered = np.full(shape, np.nan)
         for part in self._blocks(len(rows)):
             ordered[repeat[part], column[part]] = np.asarray(self.responses[rows[part]])[:, neurons]
-        return RepeatedResponses(ordered, stimuli, neurons)
+        return RepeatedResponses(ordered, stimuli, neurons, too_few)
 
-    def _rows(self, animal: str, min_repeats: int, tier: str | None) -> np.ndarray:
-        """The trials that the animal has a response to, of stimuli that are shown often enough."""
+    def _rows(self, animal: str, min_repeats: int, tier: str | None) -> tuple[np.ndarray, int]:
+        """The trials that the animal has a response to, of stimuli shown often enough; how many were not."""
         seen = self._seen()[:, self.animals.index(animal)]
         if tier is not None:
             tiers = self.trials["tier"].unique()
@@ -152,8 +153,9 @@ class Recording:
                 raise ValueError(f"{self.name}: no tier {tier!r}; there are {', '.join(map(repr, tiers))}")
             seen = seen & (self.trials["tier"] == tier).to_numpy()
         stimulus = self.trials["stimulus"].to_numpy()
-        often = np.bincount(stimulus[seen], minlength=len(self.stimuli)) >= min_repeats
-        return np.flatnonzero(seen & often[stimulus])
+        shown = np.bincount(stimulus[seen], minlength=len(self.stimuli))
+        too_few = int(((shown > 0) & (shown < min_repeats)).sum())
+        return np.flatnonzero(seen & (shown >= min_repeats)[stimulus]), too_few
 
     def summary(self) -> str:
         """One paragraph: animals, areas, neurons, stimuli, repeats, tiers, what is missing, and the notes."""

@@ -170,7 +170,9 @@ def test_repeats_keep_the_axis_of_time(videos):
     assert repeated.responses.shape == (1, 2, 2, 6)  # the withheld repeat is no repeat
     np.testing.assert_array_equal(repeated.responses[0, 0], videos.responses[0])
     assert videos.repeats("m", tier="train").stimuli.tolist() == [1]
-    assert not len(videos.repeats("m", min_repeats=2).stimuli)
+    twice = videos.repeats("m", min_repeats=2)
+    assert not len(twice.stimuli)
+    assert twice.too_few == 2
     with pytest.raises(ValueError, match="no tier 'oracle'; there are 'test', 'train'"):
         videos.repeats("m", tier="oracle")
 
