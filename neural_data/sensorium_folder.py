@@ -147,7 +147,7 @@ class SensoriumFolder:
             return None
         sample = range(0, len(part.files), max(1, len(part.files) // 8))
         if all(all_zero(part.read(trial)) for rows in (sample, range(len(part.files))) for trial in rows):
-            self.notes.append(f"{part.name} is zero in all trials: taken as absent")
+            self.notes.append(f"{part.name} holds nothing but zeros in all trials: taken as absent")
             return None
         return part
 

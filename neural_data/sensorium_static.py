@@ -64,7 +64,7 @@ def read_static(folder: SensoriumFolder, share_stimuli: bool) -> Recording:
     return Recording(
         name=folder.files.name,
         stimuli=TrialFiles(read, (len(shown_by), *first.shape), dtype),
-        trials=trials.assign(withheld=withheld, **columns),
+        trials=trials.assign(withheld=withheld).join(columns),
         responses=TrialFiles(ValuesOfTrial(responses, withheld, len(neurons)), (n, len(neurons))),
         neurons=neurons,
         behavior=_values(behavior),
@@ -92,13 +92,10 @@ def _check_images(images: TrialPart) -> None:
 
 
 def _check_row(part: TrialPart) -> None:
-    """One value per neuron or channel, as a row or without the row's axis; NaN nowhere in the first trial."""
+    """One value per neuron or channel, as a row or without the row's axis."""
     shape, pupil = part.shape, part.name == "pupil_center"
     fits = (len(shape) == 1 or (len(shape) == 2 and shape[0] == 1)) and (not pupil or shape[-1] == 2)
     part.check_shapes("(2,) or (1, 2)" if pupil else "(values,) or (1, values)", fits, time_last=False)
-    first = int(np.flatnonzero(part.present)[0])
-    if np.isnan(part.read(first)).all():
-        raise part.folder.wrong(part.files[first], "NaN throughout", "numbers")
 
 
 def _values(part: TrialPart | None) -> TrialFiles | None:

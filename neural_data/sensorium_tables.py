@@ -78,30 +78,39 @@ def _positions(folder: SensoriumFolder, found: np.ndarray | None, n: int) -> dic
     return dict(zip(("x_um", "y_um", "z_um"), found.T, strict=True))
 
 
-def trial_columns(folder: SensoriumFolder) -> tuple[dict[str, Any], np.ndarray | None]:
-    """What meta/trials says: the columns by name, and the identity of each trial's stimulus, any integer or text
-    (trials,), -1 for a clip of its own; None where there is no such array.
+def trial_columns(folder: SensoriumFolder) -> tuple[pd.DataFrame, np.ndarray | None]:
+    """What meta/trials says: columns of the trial table, and what identifies the stimulus of each trial, integers or
+    text (trials,), negative for a clip of its own; None where nothing does.
 
-    The columns are `trial_id` (text: whole numbers, or hashed), `image_id`, `stimulus_class` and all others by their
-    own names. An image is identified by its class and id together.
+    The columns are `trial_id` (text: whole numbers, or hashed), `image_id`, `stimulus_class`, and all else by its name.
     """
     found = folder.table("trials", len(folder.tiers))
-    columns: dict[str, Any] = {}
-    if "trial_idx" in found:
-        columns["trial_id"] = pd.Series(found.pop("trial_idx").tolist(), dtype="object").map(str).astype("str")
-    names = (IMAGE_ID, IMAGE_CLASS) if folder.kind == "images" else (CLIP_ID, ())
-    identity, kind = (next((found.pop(name) for name in group if name in found), None) for group in names)
-    if kind is not None:
-        columns["stimulus_class"] = pd.Series(kind.astype(str), dtype="str")
-    if identity is not None and folder.kind == "images":
-        columns["image_id"] = identity
-        identity = identity if kind is None else np.char.add(np.char.add(kind.astype(str), " "), identity.astype(str))
-    classes = found.pop("stimulus_ids", None)
-    if classes is not None and classes.dtype.kind in "iu":
-        known = dict(enumerate(CLIP_CLASSES))
-        columns["stimulus_class"] = pd.Series([known.get(int(c), "") for c in classes], dtype="str")
-    further = {name: values for name, values in found.items() if name != "target_fps"}
-    return _with_further(pd.DataFrame(columns), further).to_dict("series"), identity
+    found.pop("target_fps", None)
+    columns = {"trial_id": _text(found.pop("trial_idx"))} if "trial_idx" in found else {}
+    said, identity = (_images_shown if folder.kind == "images" else _clips_shown)(found)
+    return _with_further(pd.DataFrame(columns | said, index=range(len(folder.tiers))), found), identity
+
+
+def _first(found: dict[str, np.ndarray], names: tuple[str, ...]) -> np.ndarray | None:
+    return next((found.pop(name) for name in names if name in found), None)
+
+
+def _images_shown(found: dict[str, np.ndarray]) -> tuple[dict[str, Any], np.ndarray | None]:
+    """An image is identified by its class and its id together."""
+    image_id, image_class = _first(found, IMAGE_ID), _first(found, IMAGE_CLASS)
+    said = {} if image_class is None else {"stimulus_class": _text(image_class)}
+    if image_id is None:
+        return said, None
+    named = _text(image_id)
+    identity = named if image_class is None else said["stimulus_class"] + " " + named
+    return said | {"image_id": image_id}, identity.to_numpy(object)
+
+
+def _clips_shown(found: dict[str, np.ndarray]) -> tuple[dict[str, Any], np.ndarray | None]:
+    classes, named = found.pop("stimulus_ids", None), dict(enumerate(CLIP_CLASSES))
+    if classes is None:
+        return {}, _first(found, CLIP_ID)
+    return {"stimulus_class": _text([named.get(number, "") for number in classes.tolist()])}, _first(found, CLIP_ID)
 
 
 def repeat_number(stimulus: np.ndarray) -> np.ndarray:
@@ -123,8 +132,12 @@ def frame_rate(folder: SensoriumFolder, usual_hz: float) -> float:
 def _with_further(table: pd.DataFrame, found: dict[str, np.ndarray]) -> pd.DataFrame:
     """The table with further columns; names that mean something else to us get the prefix "source_"."""
     further = {
-        f"source_{name}" if name in OURS else name: pd.Series(values, dtype="str" if values.dtype.kind == "U" else None)
+        f"source_{name}" if name in OURS else name: _text(values) if values.dtype.kind == "U" else values
         for name, values in found.items()
         if values.ndim == 1
     }
     return pd.concat([table, pd.DataFrame(further)], axis=1) if further else table
+
+
+def _text(values: Any) -> pd.Series:
+    return pd.Series([str(value) for value in np.asarray(values).tolist()], dtype="str")

@@ -89,7 +89,7 @@ def read_video(
     return Recording(
         name=folder.files.name,
         stimuli=_videos(videos, shown_by, int(frames.max())),
-        trials=trials.assign(frames=frames, withheld=withheld, **valid_columns, **columns),
+        trials=trials.assign(frames=frames, withheld=withheld, **valid_columns).join(columns),
         responses=_traces(parts.get("responses"), len(neurons), frames, withheld),
         neurons=neurons,
         behavior=_traces(behavior, behavior.shape[0], frames) if behavior else None,

@@ -55,7 +55,11 @@ def _zero_trials(responses: TrialPart, rows: np.ndarray, silent: np.ndarray) -> 
     """The trials among `rows` that are withheld: all, none, or those that are zero where others are not."""
     could_be = rows[silent]
     if len(could_be) == len(rows):
-        if not all_zero(responses.read(rows[0])):
+        first = responses.read(rows[0])
+        if np.isnan(first).all():
+            expected = "numbers; responses that are withheld are zeros, or have no files"
+            raise responses.folder.wrong(responses.files[rows[0]], "NaN throughout", expected)
+        if not all_zero(first):
             return rows[:0]
         if all(_glance_zero(responses.read(row)) for row in (rows[len(rows) // 2], rows[-1])):
             return rows

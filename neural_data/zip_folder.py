@@ -58,7 +58,8 @@ class NpyFolder:
     """
 
     def __init__(self, path: Path, name: str, files: dict[str, int]) -> None:
-        self.path, self.name, self.files = str(path), name, files
+        # Absolute: workers of a sweep go to folders of their own.
+        self.path, self.name, self.files = os.path.abspath(path), name, files
         self._headers: dict[str, NpyHeader] = {}
         self._parsed: dict[bytes, NpyHeader] = {}
 
@@ -96,8 +97,7 @@ class NpyFolder:
     def _from_bytes(self, file: str, header: NpyHeader, data: bytes) -> np.ndarray:
         if len(data) < header.nbytes:
             raise self.wrong(file, f"{header.offset + len(data)} bytes", f"{header.offset + header.nbytes}")
-        values = np.frombuffer(data, header.dtype, math.prod(header.shape))
-        return values.reshape(header.shape, order="F" if header.fortran else "C")
+        return np.ndarray(header.shape, header.dtype, data, order="F" if header.fortran else "C")
 
     def _mapped(self, where: str, header: NpyHeader, offset: int, file: str, scattered: bool) -> np.ndarray:
         first = offset - offset % mmap.ALLOCATIONGRANULARITY
@@ -154,6 +154,8 @@ class NpyFolder:
         except (ValueError, KeyError) as error:
             line = " ".join(str(error).split())[:100]
             raise self.wrong(file, f"a damaged header ({line})", "an .npy file as numpy writes it") from None
+        if any(size < 0 for size in shape):
+            raise self.wrong(file, f"shape {shape}", "a shape without negative sizes")
         if dtype.hasobject or dtype.names or dtype.kind not in "biufSU":
             what = "Python objects" if dtype.hasobject else str(dtype)
             raise self.wrong(file, what, "numbers or text; objects could run code and are not read")

@@ -159,7 +159,7 @@ def test_behavior_that_is_zero_is_absent(mouse):
     assert recording.behavior is None
     assert recording.pupil_center is None
     assert recording.behavior_names == ()
-    assert "behavior is zero in all trials: taken as absent" in recording.notes
+    assert "behavior holds nothing but zeros in all trials: taken as absent" in recording.notes
     # One trial that is not zero makes it present, wherever it is.
     change(mouse / "data" / "behavior" / "13.npy", lambda values: values + 1)
     assert read_sensorium(mouse).behavior is not None
@@ -316,8 +316,8 @@ BROKEN = {
         r"data/responses/9.npy: found <U32 of shape \(7,\), expected numbers",
     ),
     "responses are NaN": (
-        lambda m: change(m / "data/responses/0.npy", lambda r: r * np.nan),
-        r"data/responses/0.npy: found NaN throughout, expected numbers",
+        lambda m: [change(file, lambda r: r * np.nan) for file in (m / "data/responses").iterdir()],
+        r"data/responses/0.npy: found NaN throughout, expected numbers; responses that are withheld are zeros",
     ),
     "more ids than neurons": (
         lambda m: change(m / "meta/neurons/unit_ids.npy", lambda ids: np.append(ids, 99)),

@@ -281,7 +281,9 @@ def test_without_behavior_and_pupil(mouse, cache):
     recording = read_sensorium(mouse, cache)
     assert recording.behavior is None
     assert recording.pupil_center is None
-    assert {"no behavior", "pupil_center is zero in all trials: taken as absent"} <= set(recording.notes)
+    assert {"no behavior", "pupil_center holds nothing but zeros in all trials: taken as absent"} <= set(
+        recording.notes
+    )
 
 
 def test_without_responses(mouse, cache):
