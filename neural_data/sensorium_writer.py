@@ -125,8 +125,9 @@ def _complete(
     if recording.withheld[trial] or np.isnan(found["responses"]).all():
         found["responses"] = np.zeros((len(recording.neurons), *time))
     for name, values in found.items():
-        if values.ndim > 1 and time and values.shape[-1:] != time:
-            raise ValueError(f"{recording.name}: {name} of trial {trial} have shape {values.shape}, expected time last")
+        if time and (values.ndim < 2 or values.shape[-1:] != time):
+            found_shape, expected = f"found shape {values.shape}", f"expected {time[0]} frames as its last axis"
+            raise ValueError(f"{recording.name}: {name} of trial {trial}: {found_shape}, {expected}")
         if np.isnan(values).any():
             raise ValueError(f"{recording.name}: {name} of trial {trial} hold NaN, which the layout keeps for padding")
     return found

@@ -157,6 +157,15 @@ def test_what_the_layout_cannot_hold(tmp_path, damage, message):
     assert not list(tmp_path.iterdir())
 
 
+def test_behavior_must_be_resolved_in_time(tmp_path):
+    mouse = video_mouse()
+    mouse = dataclasses.replace(mouse, behavior=mouse.behavior[:, :, 0])
+    with pytest.raises(
+        ValueError, match=r"behavior of trial 0: found shape \(2,\), expected 60 frames as its last axis"
+    ):
+        write_sensorium_video(mouse, tmp_path / VIDEO)
+
+
 def test_other_kinds_of_recordings(tmp_path):
     with pytest.raises(ValueError, match="expected images and one value each"):
         write_sensorium_static(video_mouse(), tmp_path / "x")
