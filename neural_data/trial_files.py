@@ -46,17 +46,33 @@ class TrialFiles:
 
     def _trial(self, row: int, rest: tuple[Any, ...]) -> np.ndarray:
         values, expected = self.read(row), self.shape[1:]
-        if values.shape != expected:
-            values = self._padded(row, values)
-        return np.asarray(values[rest] if rest else values, self.dtype)
-
-    def _padded(self, row: int, values: np.ndarray) -> np.ndarray:
-        expected, axis = self.shape[1:], self.time_axis % max(1, self.ndim - 1)
+        if values.shape == expected:
+            return np.asarray(values[rest] if rest else values, self.dtype)
+        axis = self.time_axis % max(1, self.ndim - 1)
         missing = [wanted - found for wanted, found in zip(expected, values.shape, strict=False)]
         if values.ndim != len(expected) or any(n < 0 or (n and at != axis) for at, n in enumerate(missing)):
             raise ValueError(f"trial {row} has shape {values.shape}, expected {expected}")
+        keys = [*rest, *[slice(None)] * (len(expected) - len(rest))]
+        time = keys[axis] if len(keys) == len(expected) else None
+        if isinstance(time, slice) and all(isinstance(key, slice | int | np.integer) for key in keys):
+            return self._window(values, keys, axis)
         padding = [(0, n) for n in missing]
-        return np.pad(np.asarray(values, self.dtype), padding, constant_values=np.nan)
+        return np.pad(np.asarray(values, self.dtype), padding, constant_values=np.nan)[rest]
+
+    def _window(self, values: np.ndarray, keys: list[Any], axis: int) -> np.ndarray:
+        """Slices of a trial that ends early: NaN after its end, and nothing but the window is read of it."""
+        wanted = range(self.shape[1:][axis])[keys[axis]]
+        inside = [time for time in wanted if time < values.shape[axis]]
+        shape = list(np.broadcast_to(np.float32(0), self.shape[1:])[tuple(keys)].shape)
+        window = np.full(shape, np.nan, self.dtype)
+        if inside:
+            ends = (inside[-1] + wanted.step) if inside[-1] + wanted.step >= 0 else None
+            keys[axis] = slice(inside[0], ends, wanted.step)
+            first = wanted.index(inside[0])
+            before = sum(isinstance(key, slice) for key in keys[:axis])
+            place = (slice(None),) * before + (slice(first, first + len(inside)),)
+            window[place] = values[tuple(keys)]
+        return window
 
 
 def npy_file(path: Path) -> np.ndarray:

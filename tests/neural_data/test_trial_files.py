@@ -60,3 +60,33 @@ def test_files_are_data(tmp_path):
         npy_file(tmp_path / "object.npy")
     with pytest.raises(FileNotFoundError, match=r"1\.npy: no such file"):
         npy_file(tmp_path / "1.npy")
+
+
+class Watched:
+    """An array that remembers what was asked of it and refuses to be read whole."""
+
+    def __init__(self, values):
+        self.values, self.shape, self.ndim, self.asked = values, values.shape, values.ndim, []
+
+    def __getitem__(self, key):
+        self.asked.append(key)
+        return self.values[key]
+
+    def __array__(self, dtype=None, copy=None):
+        raise AssertionError("read whole")
+
+
+@pytest.mark.parametrize(
+    ("key", "asked"),
+    [
+        ((0, slice(None), slice(1, 3)), (slice(None), slice(1, 3, 1))),
+        ((0, 1, slice(2, 6)), (1, slice(2, 4, 1))),
+        ((0, slice(0, 2), slice(5, 0, -2)), (slice(0, 2), slice(3, None, -2))),
+        ((0, slice(None), slice(4, 6)), None),
+    ],
+)
+def test_of_a_short_trial_only_the_window_is_read(key, asked):
+    trial = Watched(np.arange(12.0).reshape(3, 4))
+    window = TrialFiles(lambda row: trial, (1, 3, 6))[key]
+    np.testing.assert_array_equal(window, np.pad(trial.values, ((0, 0), (0, 2)), constant_values=np.nan)[key[1:]])
+    assert trial.asked == ([asked] if asked else [])
