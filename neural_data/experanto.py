@@ -40,7 +40,7 @@ def read_experanto(
     response_start_ms: float = 0.0,
     signal_names: Mapping[str, Listed[str]] | None = None,
 ) -> Recording:
-    """The recording in a folder of experanto's format.
+    """The recording in a folder of experanto's format, of one animal, named animal-session-scan where that is known.
 
     `kind`: "videos" or "images", by default the one that was shown. `rate_hz`: samples per second of videos, by default
     the frame rate of the fastest. `interpolation`: "nearest" takes the last sample at or before each time, which is
@@ -69,12 +69,13 @@ def read_experanto(
         notes += more
     else:
         parts = image_parts(screen, responses, signals, shown, tuple(ms / 1000 for ms in image_window_ms))
+    name = source.path.resolve().name
     unread = sorted(set(source.devices) - {"screen", device_name, *DEVICES})
     return Recording(
-        name=source.key,
+        name=name,
         neurons=neurons,
         statistics=_statistics(source),
-        source=f"experanto folder {source.path.name}",
+        source=f"experanto folder {name}",
         notes=(*_left_out(screen, kind, parts["trials"]), *notes, *_named("devices not read", unread)),
         **parts,
     )

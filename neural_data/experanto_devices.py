@@ -95,28 +95,28 @@ class Sequence:
         resolution = CLOCK_STEPS * np.spacing(np.abs(times)) * self.sampling_rate_hz
         return np.where(np.abs(position - nearest) <= resolution, nearest, position)
 
-    def covers(self, start_s: float, stop_s: float) -> bool:
-        """Whether all signals were recorded from start to stop; the last sample lasts as long as the others."""
+    def covers(self, start_s: np.ndarray, stop_s: np.ndarray) -> np.ndarray:
+        """bool (windows,): whether all signals were recorded from start to stop; the last sample lasts like others."""
         start, end = self.interval_s
-        inside = start <= start_s and stop_s <= end + 1 / self.sampling_rate_hz
-        return bool(inside and self._position(np.float64(stop_s)).max() <= self.shape[0])
+        inside = (start <= start_s) & (stop_s <= end + 1 / self.sampling_rate_hz)
+        return inside & (self._position(stop_s[:, None]) <= self.shape[0]).all(axis=1)
 
-    def window(self, start_s: float, stop_s: float) -> np.ndarray:
-        """float64 (n_signals,): average from start to stop; each sample counts for the time it shares with them.
+    def windows(self, start_s: np.ndarray, stop_s: np.ndarray) -> np.ndarray:
+        """float64 (windows, n_signals): averages from start to stop; a sample counts for the time it shares with them.
 
         NaN samples are left out; NaN where there is no other, or the window lies partly outside of the recording.
         """
-        if not self.covers(start_s, stop_s):
-            return np.full(self.shape[1], np.nan)
-        first, last = self._position(np.float64(start_s)), self._position(np.float64(stop_s))
-        row = int(first.min() // 1)
-        block = np.asarray(self.data()[row : int(np.ceil(last.max()))], np.float64)
-        rows = np.arange(row, row + len(block))[:, None]
-        shared = np.maximum(np.minimum(last, rows + 1) - np.maximum(first, rows), 0.0)
-        weight = np.where(np.isnan(block), 0.0, shared)
-        total = weight.sum(axis=0)
-        summed = (weight * np.nan_to_num(block)).sum(axis=0)
-        return np.divide(summed, total, out=np.full(self.shape[1], np.nan), where=total > 0)
+        data, averages = self.data(), np.full((len(start_s), self.shape[1]), np.nan)
+        first, last = self._position(start_s[:, None]), self._position(stop_s[:, None])
+        for at in np.flatnonzero(self.covers(start_s, stop_s)):
+            row = int(first[at].min() // 1)
+            block = np.asarray(data[row : int(np.ceil(last[at].max()))], np.float64)
+            rows = np.arange(row, row + len(block))[:, None]
+            shared = np.maximum(np.minimum(last[at], rows + 1) - np.maximum(first[at], rows), 0.0)
+            weight = np.where(np.isnan(block), 0.0, shared)
+            total = weight.sum(axis=0)
+            np.divide((weight * np.nan_to_num(block)).sum(axis=0), total, out=averages[at], where=total > 0)
+        return averages
 
     def data(self) -> np.ndarray:
         """The whole sequence (n_timestamps, n_signals) as a memory map."""
@@ -188,15 +188,13 @@ class Spikes:
         values[valid] = counts
         return values, valid
 
-    def covers(self, start_s: float, stop_s: float) -> bool:
-        """Whether spikes were recorded from start to stop."""
-        return bool(self.start_s <= start_s and stop_s <= self.end_s)
+    def covers(self, start_s: np.ndarray, stop_s: np.ndarray) -> np.ndarray:
+        """bool (windows,): whether spikes were recorded from start to stop."""
+        return (self.start_s <= start_s) & (stop_s <= self.end_s)
 
-    def window(self, start_s: float, stop_s: float) -> np.ndarray:
-        """float64 (neurons,): spikes from start to stop; NaN where that lies partly outside of the recording."""
-        if not self.covers(start_s, stop_s):
-            return np.full(self.shape[1], np.nan)
-        return self._counts(np.array([start_s]), np.array([stop_s]))[0]
+    def windows(self, start_s: np.ndarray, stop_s: np.ndarray) -> np.ndarray:
+        """float64 (windows, neurons): spikes from start to stop; NaN where not all of that was recorded."""
+        return np.where(self.covers(start_s, stop_s)[:, None], self._counts(start_s, stop_s), np.nan)
 
     def _counts(self, begin: np.ndarray, end: np.ndarray) -> np.ndarray:
         """Spikes in [begin, end), float64 (windows, neurons)."""

@@ -39,10 +39,9 @@ UNITS_PER_S = 10**5
 
 @dataclass(frozen=True)
 class ExperantoFolder:
-    """`key`: the recording's name; `animal`: the animal's; `devices`: by the name of their folder."""
+    """`animal`: its name, of published recordings animal-session-scan; `devices`: by the name of their folder."""
 
     path: Path
-    key: str
     animal: str
     devices: Mapping[str, Device]
 
@@ -59,8 +58,7 @@ def open_experanto(folder: str | Path) -> ExperantoFolder:
     names = sorted(meta.parent.name for meta in folder.glob("*/meta.yml"))
     if not names:
         raise FileNotFoundError(f"{folder}: no devices, expected folders such as screen and responses with a meta.yml")
-    key, animal = _key(folder)
-    return ExperantoFolder(folder, key, animal, {name: open_device(folder / name) for name in names})
+    return ExperantoFolder(folder, _animal(folder), {name: open_device(folder / name) for name in names})
 
 
 def open_device(folder: str | Path) -> Device:
@@ -94,19 +92,17 @@ def chunk(folder: ExperantoFolder, start_s: float, parts: Mapping[str, ChunkPart
     return {name: folder.devices[name].at(part.times_s(start_s)) for name, part in parts.items()}
 
 
-def _key(folder: Path) -> tuple[str, str]:
-    """Name of the recording and of its animal, from `meta.json` where there is one, else from the folder's name."""
+def _animal(folder: Path) -> str:
+    """animal-session-scan, or what else `meta.json` calls the recording, or the folder's name does."""
     fields, path = {}, folder / "meta.json"
     if path.is_file():
         try:
             fields = json.loads(path.read_bytes())
         except ValueError as error:
             raise ValueError(f"{path}: cannot be read as JSON ({' '.join(str(error).split())})") from None
-    if not isinstance(fields, dict) or not isinstance(fields.get("scan_key", {}), dict):
-        raise ValueError(f"{path}: found no table of fields, expected data_key, or scan_key with animal_id and others")
-    scan = fields.get("scan_key", {})
+    scan = fields.get("scan_key", {}) if isinstance(fields, dict) else None
+    if not isinstance(scan, dict):
+        raise ValueError(f"{path}: found another form, expected a table with data_key, or with scan_key and its parts")
     parts = [str(scan[part]) for part in ("animal_id", "session", "scan_idx") if part in scan]
-    named = re.search(r"dynamic(.+?)-Video", folder.name)
-    key = str(fields.get("data_key") or "-".join(parts) or (named[1] if named else folder.name))
-    numbered = re.fullmatch(r"(\d+)-\d+-\d+", key)
-    return key, str(scan.get("animal_id") or (numbered[1] if numbered else key))
+    named = re.search(r"dynamic(.+?)-Video", folder.resolve().name)
+    return str(fields.get("data_key") or "-".join(parts) or (named[1] if named else folder.resolve().name))

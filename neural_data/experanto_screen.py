@@ -118,7 +118,8 @@ def _timestamps(path: Path) -> np.ndarray:
     wrong = np.flatnonzero(~(np.diff(times) > 0))
     if len(wrong) or not np.isfinite(times).all():
         at = int(wrong[0]) if len(wrong) else 0
-        raise ValueError(f"{path}: found {times[at : at + 2]} at {at} and {at + 1}, expected times that increase")
+        found = " and then ".join(str(float(time)) for time in times[at : at + 2])
+        raise ValueError(f"{path}: found {found} s from frame {at} on, expected times that increase")
     return times
 
 

@@ -16,8 +16,8 @@ from neural_data.experanto_folder import ExperantoFolder
 
 # The published recordings do not name their signals; this is the order that models trained on them rely on.
 PUBLISHED = {
-    ("eye_tracker", 4): ("pupil_size", "pupil_size_derivative", "pupil_x", "pupil_y"),
-    ("treadmill", 1): ("speed",),
+    ("eye_tracker", 4): ("pupil_dilation", "pupil_dilation_derivative", "pupil_x", "pupil_y"),
+    ("treadmill", 1): ("running_speed",),
 }
 CENTER = ("pupil_x", "pupil_y")
 DEVICES = ("eye_tracker", "treadmill")
@@ -35,10 +35,10 @@ class Signals:
         values = [device.at(times_s, interpolation)[0].T for device in self.devices]
         return np.concatenate([np.empty((0, len(times_s))), *values]).astype(np.float32)
 
-    def window(self, start_s: float, stop_s: float) -> np.ndarray:
-        """float32 (signals,): averages, NaN where a device has no value."""
-        values = [device.window(start_s, stop_s) for device in self.devices]
-        return np.concatenate([np.empty(0), *values]).astype(np.float32)
+    def windows(self, start_s: np.ndarray, stop_s: np.ndarray) -> np.ndarray:
+        """float32 (windows, signals): averages, NaN where a device has no value."""
+        values = [device.windows(start_s, stop_s) for device in self.devices]
+        return np.concatenate([np.empty((len(start_s), 0)), *values], axis=1).astype(np.float32)
 
     def parts(self, values: np.ndarray) -> dict[str, Any]:
         """Values (trials, signals[, time]) as the parts of a recording that they belong to."""

@@ -23,7 +23,7 @@ from neural_data.tables import trial_table
 from neural_data.trial_files import TrialFiles
 
 # Frame rates that differ by less are one rate: screens jitter and drop frames.
-SAME_RATE = 0.02
+SAME_RATE = 0.05
 # Columns of text in the table of trials, and what the field is called in a trial's file.
 TEXT_COLUMNS = {"stimulus_name": "stimulus_name", "stimulus_class": "stim_type", "condition_hash": "condition_hash"}
 
@@ -53,7 +53,7 @@ class ResponsesAt:
     def recorded(self, times_s: np.ndarray) -> bool:
         """Whether there is a sample for each of the times."""
         if isinstance(self.device, Spikes):
-            return self.device.covers(times_s[0], times_s[-1] + 1 / self.rate_hz)
+            return bool(self.device.covers(times_s, times_s + 1 / self.rate_hz).all())
         return bool(self.device.valid(times_s, self.interpolation).all())
 
     def __call__(self, row: int) -> np.ndarray:
@@ -74,20 +74,19 @@ def image_parts(
 
     Signals are averaged over the same window. Images whose window the responses do not cover are left out.
     """
-    onsets = [screen.times_s(trial)[0] for trial in trials]
-    windows = [(onset + window_s[0], onset + window_s[1]) for onset in onsets]
-    covered = [row for row, window in enumerate(windows) if responses.covers(*window)]
-    _check_any(screen, responses, covered)
-    trials, windows = [trials[row] for row in covered], [windows[row] for row in covered]
+    onset = np.array([screen.times_s(trial)[0] for trial in trials])
+    covered = np.flatnonzero(responses.covers(onset + window_s[0], onset + window_s[1]))
+    _check_any(screen, responses, len(covered))
+    trials, onset = [trials[row] for row in covered], onset[covered]
+    start, stop = onset + window_s[0], onset + window_s[1]
     stimulus, first = _stimuli(trials)
     images = [trials[row] for row in first]
-    averages = np.array([signals.window(*window) for window in windows])
     return {
-        "stimuli": TrialFiles(partial(_image, images), (len(images), *_size(trials)), _dtype(trials)),
+        "stimuli": TrialFiles(partial(_image, images), (len(images), *_size(trials)), _dtype(images)),
         "trials": _table(screen, trials, stimulus),
-        "responses": TrialFiles(partial(_window, responses, windows), (len(trials), responses.shape[1])),
+        "responses": TrialFiles(partial(_window, responses, start, stop), (len(trials), responses.shape[1])),
         "response_start_ms": 1000 * window_s[0],
-        **signals.parts(averages),
+        **signals.parts(signals.windows(start, stop)),
     }
 
 
@@ -104,14 +103,14 @@ def video_parts(
     responses are left out.
     """
     videos = [video for video in videos if responses.recorded(video.times_s + response_start_s)]
-    _check_any(screen, responses.device, videos)
+    _check_any(screen, responses.device, len(videos))
     trials = [video.trial for video in videos]
     frames = np.array([len(video.times_s) for video in videos], np.int64)
     stimulus, first = _stimuli(trials, [None if v.frames is None else v.frames.tobytes() for v in videos])
     shown = [videos[row] for row in first]
     length = int(frames.max(initial=1))
     # Shorter videos end in NaN, which whole numbers do not have.
-    dtype = _dtype(trials)
+    dtype = _dtype([video.trial for video in shown])
     dtype = dtype if (frames == length).all() else np.result_type(dtype, np.float32)
     sampled = np.full((len(videos), len(signals.names), length), np.nan, np.float32)
     for row, video in enumerate(videos):
@@ -176,7 +175,7 @@ def _fastest(screen: Screen, own: np.ndarray) -> float:
     return round(fastest, 3) if abs(said / fastest - 1) > SAME_RATE or np.isnan(said) else said
 
 
-def _check_any(screen: Screen, responses: Sequence | Spikes, covered: Listed[Any]) -> None:
+def _check_any(screen: Screen, responses: Sequence | Spikes, covered: int) -> None:
     if not covered:
         clocks = [f"{start:.3f} to {end:.3f} s" for start, end in (responses.interval_s, screen.interval_s)]
         raise ValueError(
@@ -188,7 +187,8 @@ def _check_any(screen: Screen, responses: Sequence | Spikes, covered: Listed[Any
 def _stimuli(trials: Listed[ScreenTrial], sampling: Listed[Any] | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Stimulus of each trial, numbered by first appearance, and the trials in which they appeared first."""
     files = identical_files([trial.file for trial in trials])
-    keys = list(zip(files.tolist(), sampling or [None] * len(trials), strict=True))
+    lengths = [trial.frames for trial in trials]
+    keys = list(zip(files.tolist(), lengths, sampling or [None] * len(trials), strict=True))
     stimulus = pd.factorize(pd.Series(keys, dtype=object))[0].astype(np.int64)
     return stimulus, np.unique(stimulus, return_index=True)[1]
 
@@ -202,7 +202,7 @@ def _size(trials: Listed[ScreenTrial]) -> tuple[int, ...]:
 
 
 def _dtype(trials: Listed[ScreenTrial]) -> np.dtype:
-    """That holds the numbers of all files; opens each of them, so that a wrong one is told here."""
+    """That holds the numbers of all files; opens each of them, so that a file of another shape is told here."""
     return np.result_type(*{trial.read().dtype for trial in trials})
 
 
@@ -230,5 +230,5 @@ def _video(videos: Listed[SampledVideo], row: int) -> np.ndarray:
     return videos[row].read()
 
 
-def _window(responses: Sequence | Spikes, windows: Listed[tuple[float, float]], row: int) -> np.ndarray:
-    return responses.window(*windows[row])
+def _window(responses: Sequence | Spikes, start_s: np.ndarray, stop_s: np.ndarray, row: int) -> np.ndarray:
+    return responses.windows(start_s[row : row + 1], stop_s[row : row + 1])[0]

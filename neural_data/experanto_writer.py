@@ -65,17 +65,17 @@ def write_experanto(
     `memmap`: sequences as `data.mem` instead of `data.npy`. `blank_ms`: between trials, rounded to samples, 0 for none.
     `image_ms`, `image_rate_hz`: how long images last, and the rate of their responses. `start_s`: the clock's first
     time. What comes back: stimuli, responses, pupil and behavior (as float32), neurons, tiers and columns of trials
-    that experanto has a field for; stimuli are numbered and repeats counted by first appearance, those never shown are
-    gone, `start_s` and `trial_id` are of the new folder, statistics are computed anew, behavior without a name gets
-    one. A `response_start_ms` of videos must be given again when they are read. Written beside the folder first and
-    renamed, so that a folder of that name is always whole. Raises ValueError where the format cannot hold the
-    recording.
+    that experanto has a field for. Stimuli are numbered and repeats counted by first appearance; stimuli that are never
+    shown are gone; name, `start_s` and `trial_id` are those of the new folder; statistics are computed anew, and
+    behavior without a name gets one. A `response_start_ms` of videos must be given again when they are read.
+
+    Written beside the folder first and renamed, so that a folder of that name is always whole. Raises ValueError where
+    the format cannot hold the recording.
     """
     _check(recording)
     timeline = _timeline(recording, blank_ms, image_ms, image_rate_hz, start_s)
     with _whole(Path(folder)) as unfinished:
-        key = {"data_key": recording.name, "scan_key": {"animal_id": recording.animals[0]}}
-        (unfinished / "meta.json").write_text(json.dumps(key))
+        (unfinished / "meta.json").write_text(json.dumps({"data_key": recording.animals[0]}), encoding="utf-8")
         lag_s = recording.response_start_ms / 1000 if recording.video else 0.0
         responses = SequenceFile(unfinished / "responses", timeline, len(recording.neurons), memmap, lag_s)
         groups = _signal_groups(recording)
