@@ -210,7 +210,7 @@ def _check(recording: Recording) -> None:
     if (recording.frames == 0).any():
         row = np.flatnonzero(recording.frames == 0)[0]
         raise ValueError(f"{start} trials of at least one frame, found none in trial {row}")
-    names = [name for group in _signal_groups(recording).values() for name in group]
+    names = _signal_names(recording)
     doubled = sorted({name for name in names if names.count(name) > 1})
     if doubled:
         raise ValueError(f"{start} one signal of each name, found {', '.join(doubled)} twice")
@@ -237,12 +237,16 @@ def _timeline(recording: Recording, blank_ms: float, image_ms: float, image_rate
 
 def _signal_groups(recording: Recording) -> dict[str, list[str]]:
     """Names of the signals of each device: those of the pupil and the eye, in the published order, and the rest."""
-    names = [*_behavior_names(recording), *(CENTER if recording.pupil_center is not None else ())]
+    names = _signal_names(recording)
     order = PUBLISHED["eye_tracker", 4]
     known = [name for name in order if name in names]
     eye = [name for name in names if name not in order and name.startswith(("pupil", "eye"))]
     groups = {"eye_tracker": known + eye, "treadmill": [name for name in names if name not in (*order, *eye)]}
     return {device: group for device, group in groups.items() if group}
+
+
+def _signal_names(recording: Recording) -> list[str]:
+    return [*_behavior_names(recording), *(CENTER if recording.pupil_center is not None else ())]
 
 
 def _behavior_names(recording: Recording) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from neural_data.experanto_devices import Sequence, Spikes, TimeIntervals
@@ -110,6 +110,7 @@ def drawn(folder, case):
     return open_device(folder), data, np.zeros(case["signals"]) if shifts is None else shifts, rng
 
 
+@settings(deadline=None)
 @given(case=sequences)
 def test_times_of_samples_give_the_samples_on_any_clock(case):
     with tempfile.TemporaryDirectory() as folder:
@@ -124,6 +125,7 @@ def test_times_of_samples_give_the_samples_on_any_clock(case):
             np.testing.assert_array_equal(values[valid], data[inside])
 
 
+@settings(deadline=None)
 @given(case=sequences)
 def test_between_samples_they_hold_or_blend(case):
     with tempfile.TemporaryDirectory() as folder:
@@ -146,6 +148,7 @@ def test_between_samples_they_hold_or_blend(case):
             np.testing.assert_allclose(linear[valid_linear, signal], expected, atol=1e-4)
 
 
+@settings(deadline=None)
 @given(case=sequences, width=st.floats(0.01, 3))
 def test_a_window_is_the_average_of_the_held_signal(case, width):
     with tempfile.TemporaryDirectory() as folder:
@@ -197,6 +200,7 @@ def test_devices_are_small_when_handed_on(tmp_path):
     np.testing.assert_array_equal(pickle.loads(handed).at(np.array([1.0]))[0], [[1, 1, 1]])
 
 
+@settings(deadline=None)
 @given(
     bounds=st.lists(st.tuples(st.integers(0, 20), st.integers(0, 20)), max_size=8),
     times=st.lists(st.integers(-2, 45), max_size=20),
@@ -220,6 +224,7 @@ def write_spikes(folder: Path, trains: list[np.ndarray], end: float, memmap: boo
     return folder
 
 
+@settings(deadline=None)
 @given(
     trains=st.lists(st.lists(st.integers(0, 100)), min_size=1, max_size=4),
     align=st.sampled_from(["left", "center", "right"]),

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from neural_data.experanto_folder import open_device
@@ -53,6 +53,7 @@ def screen(tmp_path_factory):
     return open_device(write_screen(tmp_path_factory.mktemp("mixed") / "screen", MIXED, START + np.array(TIMES)))
 
 
+@settings(deadline=None)
 @given(queries=st.lists(st.floats(-0.5, 2.5), max_size=20))
 def test_shows_the_last_frame_before_each_time(screen, queries):
     frames = [np.full(SIZE, 128.0), IMAGE, *VIDEO, np.full(SIZE, 7.0), IMAGE]

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from neural_data import identical_files as module
@@ -27,6 +27,7 @@ def stored(tmp_path_factory):
     return paths, [*range(6), *range(6)]
 
 
+@settings(deadline=None)
 @given(order=st.permutations(range(12)), again=st.lists(st.integers(0, 11), max_size=5))
 def test_numbers_follow_first_appearance(stored, order, again):
     paths, truth = stored
