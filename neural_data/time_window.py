@@ -2,7 +2,7 @@
 
 Comes in: responses float (..., time), and per bin how reliable a population is. Goes out: a window of bins, and means.
 
-Source: mouse-vision (Nayebi, Kong et al., PLOS Comput Biol 19(10):e1011506, 2023) averages each animal's responses in an
+Source: mouse-vision (Nayebi, Kong et al., PLOS Comput Biol 19(10):e1011506, 2023) averages an animal's responses in an
 area over the longest unbroken run of 10-ms bins in which the median reliability of its neurons is at least 0.3, or
 over a window that the user names. There a run of one bin is an error; here it is a window.
 """
@@ -25,7 +25,7 @@ def longest_run(above: np.ndarray) -> slice:
 def reliable_window(reliability: np.ndarray, min_median: float) -> slice:
     """The bins to average over for one population, by `longest_run`.
 
-    `reliability`: float (time, neurons), NaN where undefined. `min_median`: what the median over the neurons must reach.
+    `reliability`: float (time, neurons), NaN where undefined. `min_median`: what the median must reach.
     """
     return longest_run(median_reliability(reliability) >= min_median)
 
