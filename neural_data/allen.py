@@ -58,4 +58,4 @@ def read_sessions(
     paths: Sequence[str | Path], name: str, stimulus: str = "natural_scenes", **options: Any
 ) -> Recording:
     """Several sessions of one stimulus as one recording (`merge_sessions`); `options` as in `read_nwb`."""
-    return merge_sessions([read_nwb(path, stimulus, **options) for path in paths], name)
+    return merge_sessions((read_nwb(path, stimulus, **options) for path in paths), name)

@@ -4,7 +4,8 @@ Comes in: one `Recording` per session. Goes out: a `Recording` whose trials are 
 share, NaN where a session has no such repeat.
 """
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
@@ -16,17 +17,18 @@ from neural_data.tables import trial_table
 COMPARED = 64
 
 
-def merge_sessions(recordings: Sequence[Recording], name: str) -> Recording:
-    """All neurons of the recordings, in their order; trials are ordered by repeat, then stimulus.
+def merge_sessions(sessions: Iterable[Recording], name: str) -> Recording:
+    """All neurons of the sessions, in their order; trials are ordered by repeat, then stimulus.
 
     The n-th repeat of a stimulus in one session shares its row with the n-th in the others. Behaviour and times belong
     to single sessions and are left out. Raises ValueError where stimuli or bins differ.
     """
+    recordings: list[Recording] = []
+    for session in sessions:
+        recordings.append(_sharing_stimuli(recordings[0], session) if recordings else session)
     if not recordings:
         raise ValueError("there are no sessions to merge")
-    first, *others = recordings
-    for other in others:
-        _check_alike(first, other)
+    first = recordings[0]
     shown = pd.concat([recording.trials[["repeat", "stimulus"]] for recording in recordings])
     shown = shown.drop_duplicates().sort_values(["repeat", "stimulus"])
     rows = pd.MultiIndex.from_frame(shown)
@@ -55,7 +57,8 @@ def merge_sessions(recordings: Sequence[Recording], name: str) -> Recording:
     )
 
 
-def _check_alike(first: Recording, other: Recording) -> None:
+def _sharing_stimuli(first: Recording, other: Recording) -> Recording:
+    """The other session with the first one's stimuli, so that they are in memory once."""
     for what in ("stimuli", "responses"):
         a, b = (getattr(recording, what).shape for recording in (first, other))
         a, b = (a, b) if what == "stimuli" else (a[2:], b[2:])
@@ -66,8 +69,9 @@ def _check_alike(first: Recording, other: Recording) -> None:
     # The refresh rate of a monitor is measured, and differs in the third digit between sessions.
     if not np.isclose(*rates, rtol=0.01) or first.response_start_ms != other.response_start_ms:
         raise ValueError(f"{other.name}: bins of {rates[1]:g} Hz, expected {rates[0]:g} Hz as in {first.name}")
-    if first.stimuli is not other.stimuli and not _equal(first, other):
+    if not _equal(first, other):
         raise ValueError(f"{other.name}: shows other images than {first.name}; sessions of one stimulus can be merged")
+    return dataclasses.replace(other, stimuli=first.stimuli)
 
 
 def _equal(first: Recording, other: Recording) -> bool:
