@@ -260,11 +260,16 @@ def _read_neurons(file: Path) -> pd.DataFrame:
     if not file.is_file():
         raise FileNotFoundError(f"{file}: no such file")
     try:
-        text = dict.fromkeys(TEXT_COLUMNS, "str")
-        neurons = pd.read_csv(file, dtype=text, float_precision="round_trip")
+        texts = pd.read_csv(file, dtype="str", keep_default_na=False)
     except (ValueError, UnicodeDecodeError) as error:
         line = " ".join(str(error).split())
         raise ValueError(f"{file}: cannot be read as a table with a header ({line})") from None
-    present = [column for column in TEXT_COLUMNS if column in neurons]
-    neurons[present] = neurons[present].fillna("")
-    return neurons
+    return texts.apply(lambda column: column if column.name in TEXT_COLUMNS else _numbers_if_any(column))
+
+
+def _numbers_if_any(column: pd.Series) -> pd.Series:
+    """Texts as float64 if all of them are numbers, "" as NaN; Python reads each as exactly as it was written."""
+    try:
+        return column.replace("", "nan").map(float)
+    except ValueError:
+        return column

@@ -95,6 +95,8 @@ def _counts(recording: Recording, window_ms: tuple[float, float]) -> np.ndarray:
         raise ValueError(f"{name}: a session is written of grey images and responses without a time axis")
     if len(recording.animals) != 1:
         raise ValueError(f"{name}: has {len(recording.animals)} animals, a session has one")
+    if (recording.neurons["area"] == "").any():
+        raise ValueError(f"{name}: a neuron has no area, which a session keeps as the place of its electrode")
     if not 0 <= start < stop <= 1000 * PRESENTED_S:
         raise ValueError(
             f"window_ms: found {start:g} to {stop:g}, expected a part of the {1000 * PRESENTED_S:g} ms shown"
