@@ -17,9 +17,11 @@ def bin_edges(onsets_s: np.ndarray, window_ms: Sequence[float], bin_ms: float | 
     start, stop = window_ms
     if not start < stop:
         raise ValueError(f"window_ms: found {start:g} to {stop:g}, expected an end after the beginning")
-    n = 1 if bin_ms is None else (stop - start) / bin_ms
-    if bin_ms is not None and (bin_ms <= 0 or abs(n - round(n)) > 1e-6 or round(n) < 1):
-        raise ValueError(f"bin_ms: found {bin_ms:g}, expected a part of the window of {stop - start:g} ms")
+    n = 1.0
+    if bin_ms is not None:
+        n = (stop - start) / bin_ms if bin_ms > 0 else 0.0
+        if round(n) < 1 or abs(n - round(n)) > 1e-6:
+            raise ValueError(f"bin_ms: found {bin_ms:g}, expected a part of the window of {stop - start:g} ms")
     return np.asarray(onsets_s, float)[:, None] + np.linspace(start, stop, round(n) + 1) / 1000
 
 
