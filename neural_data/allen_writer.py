@@ -216,7 +216,7 @@ def _unit_id(neurons: pd.DataFrame, row: int) -> int:
 
 
 def _add_probe(file: Any, name: str) -> Any:
-    device = file.create_device(name=name, description="Neuropixels 1.0 Probe", manufacturer="imec")
+    device = file.create_device(name=name, description="Neuropixels 1.0 Probe")
     return file.create_electrode_group(
         name=name, description="Ecephys Electrode Group", location="See electrode locations", device=device
     )

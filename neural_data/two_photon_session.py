@@ -126,9 +126,12 @@ class TwoPhotonSession:
         onset_s = nwb_tables.timestamps(self.file, place, len(frame))
         order = np.argsort(onset_s, kind="stable")
         start = np.searchsorted(self.timestamps_s, onset_s[order])
-        # An image lasts as many whole samples as fit; a frame of a movie until the next one.
-        sample_s = np.median(np.diff(self.timestamps_s))
-        n = int(SCENE_S / sample_s) if stimulus == "natural_scenes" else np.diff(start, append=start[-1:] + 1)
+        if stimulus == "natural_scenes":
+            n = int(SCENE_S / np.median(np.diff(self.timestamps_s)))
+        else:
+            # A frame lasts until the next one, but the last of a block no longer than others.
+            until_next = np.diff(start, append=start[-1:] + 1)
+            n = np.minimum(until_next, max(1, round(np.median(until_next))))
         return _without_clipped_grey(pd.DataFrame({"frame": frame[order], "start": start, "stop": start + n}), stimulus)
 
 
