@@ -119,8 +119,13 @@ class TwoPhotonSession:
                 f"{self.file.filename}: {names[0]}: is not there; stimuli are {', '.join(there) or 'none'}"
             )
         frame = nwb_tables.numbers(self.file, f"{place}/data").astype(np.int64)
+        if not len(frame):
+            raise ValueError(f"{self.file.filename}: {place}/data: is empty, expected one number per presentation")
         if f"{place}/frame_duration" in self.file:
             samples = nwb_tables.numbers(self.file, f"{place}/frame_duration", axes=2).astype(np.int64)
+            if samples.shape != (len(frame), 2):
+                found = f"{place}/frame_duration: found shape {samples.shape}, expected ({len(frame)}, 2)"
+                raise ValueError(f"{self.file.filename}: {found}")
             shown = pd.DataFrame({"frame": frame, "start": samples[:, 0], "stop": samples[:, 1]})
             return shown.sort_values(["start", "stop"], kind="stable", ignore_index=True), []
         onset_s = nwb_tables.timestamps(self.file, place, len(frame))

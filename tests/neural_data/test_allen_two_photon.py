@@ -188,6 +188,17 @@ def many(file):
     file["stimulus/presentation/natural_scenes_stimulus/data"][3] = 118
 
 
+def empty(file):
+    del file["stimulus/presentation/natural_scenes_stimulus/data"]
+    file["stimulus/presentation/natural_scenes_stimulus/data"] = np.zeros(0, int)
+
+
+def fewer(file):
+    data = file["stimulus/presentation/natural_scenes_stimulus/data"][:-1]
+    del file["stimulus/presentation/natural_scenes_stimulus/data"]
+    file["stimulus/presentation/natural_scenes_stimulus/data"] = data
+
+
 def colourful(file):
     del file["stimulus/templates/natural_scenes_image_stack/data"]
     file["stimulus/templates/natural_scenes_image_stack/data"] = np.zeros((4, 5, 6, 3))
@@ -211,6 +222,8 @@ MALFORMED = {
     ),
     "far": (far, "natural_scenes: starts at samples 100 to 1000000 of 1500"),
     "many": (many, "natural_scenes: presentation 3 shows image 118, expected -1 to 3"),
+    "empty": (empty, "natural_scenes_stimulus/data: is empty"),
+    "fewer": (fewer, r"natural_scenes_stimulus/frame_duration: found shape \(25, 2\), expected \(24, 2\)"),
     "images": (delete("stimulus/templates"), "stimulus/templates: holds no natural_scenes; give stimuli="),
     "colour": (colourful, r"stimulus/templates: found float64 of shape \(4, 5, 6, 3\)"),
     "pipeline": (delete(PIPELINE), "holds neither brain_observatory_pipeline"),
