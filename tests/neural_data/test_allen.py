@@ -1,0 +1,70 @@
+"""Allen recordings by what the path is; several sessions as one, from which a model's score could be computed."""
+
+import h5py
+import numpy as np
+import pytest
+
+from neural_data.allen import read_allen, read_nwb, read_sessions
+from neural_data.allen_packaged import convert_packaged
+from neural_data.allen_writer import write_neuropixels_nwb
+from neural_data.simulate import SimulationConfig, simulate
+from neural_data.unit_selection import SelectionRule, select_units
+from tests.neural_data.nwb_files import two_photon, write_nwb_1
+from tests.neural_data.old_pickles import packaged, write_packaged
+
+
+@pytest.fixture(scope="module")
+def sessions(tmp_path_factory):
+    """Two animals that saw the same images, the second one fewer times, each in a file of its own."""
+    folder = tmp_path_factory.mktemp("sessions")
+    together, _ = simulate(
+        SimulationConfig(animals=2, stimuli=12, repeats=8, neurons_per_area=5, size=24, missing_repeats=2)
+    )
+    paths = []
+    for animal in together.animals:
+        seen = together.repeats(animal)
+        repeats, stimuli = seen.responses.shape[:2]
+        own = type(together)(
+            name=animal,
+            stimuli=together.stimuli,
+            trials=together.trials.iloc[: repeats * stimuli].reset_index(drop=True),
+            responses=seen.responses.reshape(repeats * stimuli, -1),
+            neurons=together.neurons.iloc[seen.neurons].reset_index(drop=True),
+        )
+        paths.append(write_neuropixels_nwb(own, folder / f"{animal}.nwb"))
+    return together, paths
+
+
+def test_sessions_of_several_animals(sessions):
+    together, paths = sessions
+    merged = read_sessions(paths, "both", rate=False)
+    assert merged.animals == together.animals
+    for animal in together.animals:
+        np.testing.assert_array_equal(merged.repeats(animal).responses, together.repeats(animal).responses)
+    fine = read_sessions(paths, "both", bin_ms=50)
+    found, excluded = select_units(fine, SelectionRule(min_reliability=0.3, min_median=0.0, min_units=1))
+    assert set(found.animals) == set(together.animals)
+    assert len(found.neurons) + len(excluded) == 20
+    assert found.neurons["window_stop_ms"].between(50, 250).all()
+
+
+def test_what_a_path_is(sessions, tmp_path):
+    path = write_packaged(tmp_path / "a.pkl", packaged())
+    assert read_allen(convert_packaged(path, tmp_path / "a")).sampling_rate_hz == 100
+    with pytest.raises(ValueError, match=r"a\.pkl: is a pickle; convert it once with neural_data\.allen_packaged"):
+        read_allen(path)
+    with pytest.raises(ValueError, match="a: is a converted folder, which takes no rate"):
+        read_allen(tmp_path / "a", rate=False)
+    ophys = write_nwb_1(tmp_path / "ophys.nwb", two_photon())
+    assert read_allen(ophys, signal="dff").source.endswith("dF/F")
+    assert read_allen(sessions[1][0]).source.endswith("spikes/s")
+    with pytest.raises(
+        ValueError, match=r"ophys\.nwb: read_two_photon has no option 'bin_ms'; options are signal, window_ms"
+    ):
+        read_allen(ophys, bin_ms=10)
+    with pytest.raises(FileNotFoundError, match=r"none\.nwb: no such file"):
+        read_nwb(tmp_path / "none.nwb")
+    with h5py.File(tmp_path / "empty.nwb", "w"):
+        pass
+    with pytest.raises(ValueError, match=r"empty\.nwb: holds neither units/spike_times \(Neuropixels\) nor"):
+        read_nwb(tmp_path / "empty.nwb")
