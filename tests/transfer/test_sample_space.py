@@ -1,4 +1,4 @@
-"""Coordinates have the distances of the features, from memory or disk, down to the last direction that float64 knows."""
+"""Coordinates have the distances of the features, from memory or disk, down to the weakest direction of float64."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,12 @@ def products(values: np.ndarray) -> np.ndarray:
 
 
 @settings(deadline=None, max_examples=60)
-@given(stimuli=st.integers(1, 12), features=st.integers(1, 40), offset=st.sampled_from([0.0, 100.0]), seed=st.integers(0, 99))
+@given(
+    stimuli=st.integers(1, 12),
+    features=st.integers(1, 40),
+    offset=st.sampled_from([0.0, 100.0]),
+    seed=st.integers(0, 99),
+)
 def test_products_between_stimuli_are_kept(stimuli, features, offset, seed):
     values = np.random.default_rng(seed).normal(size=(stimuli, features)) + offset
     found = sample_coordinates(values)
