@@ -131,7 +131,7 @@ def predictivity(config: PredictivityConfig) -> None:
 def show_predictivity(table: pd.DataFrame) -> None:
     """The rows that pool all areas and animals, and how many neurons were left out."""
     pooled = table[(table["area"] == "all") & (table["animal"] == "all")]
-    reasons = ("silent", "unreliable", "unscored")
+    reasons = ("unselected", "silent", "unreliable", "unscored")
     excluded = ", ".join(f"{pooled[f'excluded_{reason}'].max()} {reason}" for reason in reasons)
     shown = Table(
         title="Predictivity, corrected for noise: median over neurons",

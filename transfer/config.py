@@ -60,8 +60,9 @@ class PredictivityConfig:
     )
     selection: str = setting(
         "none",
-        "`allen`: mouse-vision's choice of units, animals and time window, from stored reliabilities and running",
-        choices=("none", "allen"),
+        "mouse-vision's choice of units, animals and time window from reliabilities and running: `neuropixels`, "
+        "`two_photon`",
+        choices=("none", "neuropixels", "two_photon"),
     )
     min_reliability: float = setting(
         0.5, "neurons with a lower split-half reliability are excluded, counted and listed", low=-1, high=1

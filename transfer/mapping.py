@@ -10,16 +10,14 @@ features. These are coordinates in the directions that the stimuli span (`sample
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
 from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
 import torch
-from threadpoolctl import ThreadpoolController
 
 from transfer.leading_direction import Array, inverse, leading_directions, lib
-from transfer.sample_space import check_finite, train_basis, train_space
+from transfer.sample_space import check_finite, one_blas_thread, train_basis, train_space
 
 # Squared, relative to features of size 1: float32 features know no direction smaller than this.
 NO_VARIANCE = 1e-16
@@ -159,7 +157,7 @@ class PLSMapping:
             work(blocks[0])
             return
         # A batch of small matrices keeps one core of BLAS busy: our threads take blocks instead, and BLAS starts none.
-        with blas().limit(limits=1, user_api="blas"), ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        with one_blas_thread(), ThreadPoolExecutor(torch.get_num_threads()) as pool:
             list(pool.map(work, blocks))
 
 
@@ -170,12 +168,6 @@ def even_blocks(sets: int, wanted: float, multiple: int = 1) -> list[slice]:
         count = math.ceil(count / multiple) * multiple
     ends = np.linspace(0, sets, max(count, 1) + 1).astype(int)
     return [slice(first, last) for first, last in pairwise(ends) if first < last]
-
-
-@cache
-def blas() -> ThreadpoolController:
-    """The BLAS libraries; looking for them takes longer than many a fit."""
-    return ThreadpoolController()
 
 
 def grid_predictions(X: Array, Y: Array, X_test: Array, grid: Sequence[int]) -> list[Array]:

@@ -102,5 +102,5 @@ def say_counts(groups: Sequence[NeuronGroup], excluded: pd.DataFrame) -> None:
     if scored == 0:
         raise ValueError("no neuron is reliable enough to be scored; lower min_reliability, or check the recording")
     counts = excluded["reason"].value_counts()
-    parts = [f"{counts[reason]:,} {reason}" for reason in (SILENT, UNRELIABLE, UNSCORED) if reason in counts]
+    parts = [f"{count:,} {reason}" for reason, count in counts.items()]
     say(f"{scored:,} neurons are scored; excluded: {', '.join(parts) or 'none'}")

@@ -38,6 +38,7 @@ from transfer.interanimal import ANIMALS, other_animals, score_from_animals
 from transfer.layer_choice import chosen_scores, one_number
 from transfer.neuron_groups import NeuronGroup, neuron_groups, say_counts
 from transfer.protocol import Halves, Source, mean_over_splits, score_halves
+from transfer.static_responses import static_responses
 from transfer.summary import summarise
 
 
@@ -80,15 +81,16 @@ def recorded_neurons(config: PredictivityConfig) -> tuple[list[Recorded], pd.Dat
     recorded, excluded = [], []
     for recording in read_recordings(config.recording):
         say(recording.summary())
+        recording, unselected = static_responses(recording, config)
         groups, left_out = neuron_groups(recording, config)
         rows = np.unique(np.concatenate([group.stimuli for group in groups])) if groups else np.array([], np.int64)
         recorded.append(Recorded(recording, groups, rows))
-        excluded.append(left_out)
+        excluded += [unselected, left_out]
     animals = [animal for part in recorded for animal in part.recording.animals]
     twice = [animal for animal in dict.fromkeys(animals) if animals.count(animal) > 1]
     if twice:
         raise ValueError(f"{config.recording}: animal {twice[0]!r} is in two recordings; score them one by one")
-    return recorded, pd.concat(excluded, ignore_index=True)
+    return recorded, pd.concat([table for table in excluded if len(table)] or excluded[:1], ignore_index=True)
 
 
 def require_same_inputs(run: RunFolder, inputs: dict[str, Any]) -> None:

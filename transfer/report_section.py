@@ -36,11 +36,13 @@ HEADS = {  # column of predictivity.csv: its head on the page
     "low": "95 % from",
     "high": "95 % to",
     "neurons": "neurons scored",
+    "excluded_unselected": "left out: not selected",
     "excluded_silent": "left out: silent",
     "excluded_unreliable": "left out: unreliable",
     "excluded_unscored": "left out: no score",
 }
 REASONS = {  # column of predictivity.csv: why its neurons were left out
+    "excluded_unselected": "were not selected",
     "excluded_silent": "gave the same response to everything",
     "excluded_unreliable": "did not respond reliably",
     "excluded_unscored": "could not be scored",

@@ -10,11 +10,15 @@ in half the time, but squares know no direction below 1e-8 of the largest; R kno
 """
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from functools import cache
 
 import numpy as np
+from threadpoolctl import ThreadpoolController
 
 # Features of a block, at least; it also has twice as many as there are stimuli, as the part done before joins each.
 BLOCK_FEATURES = 2048
+FEW_STIMULI = 1000
 
 
 def sample_coordinates(features: np.ndarray) -> np.ndarray:
@@ -26,9 +30,11 @@ def sample_coordinates(features: np.ndarray) -> np.ndarray:
     """
     stimuli = len(features)
     triangle = np.zeros((0, stimuli))
-    for block in feature_blocks(features, max(BLOCK_FEATURES, 2 * stimuli)):
-        centred = (block - block.mean(0)).T
-        triangle = np.linalg.qr(np.concatenate([triangle, centred]), mode="r")
+    # Of few stimuli it is a chain of small steps, in which threads wait for one another longer than they work.
+    with one_blas_thread() if stimuli < FEW_STIMULI else nullcontext():
+        for block in feature_blocks(features, max(BLOCK_FEATURES, 2 * stimuli)):
+            centred = (block - block.mean(0)).T
+            triangle = np.linalg.qr(np.concatenate([triangle, centred]), mode="r")
     return np.ascontiguousarray(triangle.T)
 
 
@@ -59,6 +65,17 @@ def feature_blocks(features: np.ndarray, size: int) -> Iterator[np.ndarray]:
         block = np.asarray(features[..., first : first + size], np.float64)
         check_finite(block)
         yield block
+
+
+def one_blas_thread() -> AbstractContextManager:
+    """BLAS works in the thread that calls it, and starts no others."""
+    return blas().limit(limits=1, user_api="blas")
+
+
+@cache
+def blas() -> ThreadpoolController:
+    """The BLAS libraries; looking for them takes longer than many a fit."""
+    return ThreadpoolController()
 
 
 def check_finite(*arrays: np.ndarray) -> None:

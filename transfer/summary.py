@@ -24,7 +24,7 @@ def summarise(
         resamples, seed: of the bootstrap.
 
     Returns: columns model, layer, features, area, animal, median, low, high (95 % interval of the median), neurons,
-        excluded_silent, excluded_unreliable, excluded_unscored, reliability (median of the scored neurons).
+        excluded_unselected, excluded_silent, excluded_unreliable, excluded_unscored, reliability (median of the scored).
     """
     rows = []
     for (model, layer), table in scores.groupby(["model", "layer"], sort=False):
@@ -44,6 +44,7 @@ def summarise(
                     "low": low,
                     "high": high,
                     "neurons": len(defined),
+                    "excluded_unselected": int(reasons.get("unselected", 0)),
                     "excluded_silent": int(reasons.get("silent", 0)),
                     "excluded_unreliable": int(reasons.get("unreliable", 0)),
                     "excluded_unscored": int(reasons.get("unscored", 0)) + len(group) - len(defined),

@@ -1,4 +1,4 @@
-"""Coordinates have the distances of the features, from memory or disk, down to the last direction that float64 knows."""
+"""Coordinates have the distances of the features, from memory or disk, down to the weakest direction of float64."""
 
 import numpy as np
 import pytest

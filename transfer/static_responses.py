@@ -1,0 +1,57 @@
+"""One response per neuron and presentation: the units and the time window that a config asks for.
+
+Comes in: a `Recording` of responses to images, resolved in time or not. Goes out: a static one, and the neurons that
+mouse-vision's selection leaves out.
+"""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from neural_data.recording import Recording
+from neural_data.unit_selection import NEUROPIXELS, TWO_PHOTON, SelectionRule, select_units
+from transfer.config import PredictivityConfig
+
+UNSELECTED = "unselected"
+RULES = {"neuropixels": NEUROPIXELS, "two_photon": TWO_PHOTON}
+EVERY_UNIT = SelectionRule(min_reliability=-1, min_run_p=-1, min_median=None, min_units=0)
+
+
+def static_responses(recording: Recording, config: PredictivityConfig) -> tuple[Recording, pd.DataFrame]:
+    """The recording with one response per presentation; and the excluded neurons: neuron_id, animal, area, reason,
+    detail.
+
+    Raises ValueError for videos, which are no images, and for a window or selection that does not fit the recording.
+    """
+    if recording.video:
+        raise ValueError(f"{recording.name}: stimuli are videos; predictivity scores responses to images")
+    window_ms = window_of(config.window_ms)
+    options: dict[str, Any] = {}
+    rule = RULES.get(config.selection)
+    if rule is None:
+        none = pd.DataFrame(columns=["neuron_id", "animal", "area", "reason", "detail"])
+        if not recording.dynamic and window_ms is None:
+            return recording, none
+        rule = EVERY_UNIT
+        # Reliabilities need not be worked out to leave out nobody.
+        options = {"areas": None, "reliability": np.zeros(len(recording.neurons))}
+        window_ms = window_ms or whole_window(recording)
+    selected, excluded = select_units(recording, rule, window_ms, **options)
+    excluded = excluded.rename(columns={"reason": "detail"}).assign(reason=UNSELECTED)
+    return selected, excluded[["neuron_id", "animal", "area", "reason", "detail"]]
+
+
+def window_of(window_ms: list[float]) -> tuple[float, float] | None:
+    if not window_ms:
+        return None
+    if len(window_ms) != 2 or not window_ms[0] < window_ms[1]:
+        raise ValueError(f"window_ms is {window_ms}, expected [start,end] in ms with start before end")
+    return window_ms[0], window_ms[1]
+
+
+def whole_window(recording: Recording) -> tuple[float, float] | None:
+    if not recording.dynamic:
+        return None
+    length_ms = 1000 * recording.responses.shape[2] / recording.sampling_rate_hz
+    return recording.response_start_ms, recording.response_start_ms + length_ms
