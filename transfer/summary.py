@@ -24,7 +24,7 @@ def summarise(
         resamples, seed: of the bootstrap.
 
     Returns: columns model, layer, features, area, animal, median, low, high (95 % interval of the median), neurons,
-        excluded_unselected, excluded_silent, excluded_unreliable, excluded_unscored, reliability (median of the scored).
+        excluded_unselected, excluded_silent, excluded_unreliable, excluded_unscored, reliability (their median).
     """
     rows = []
     for (model, layer), table in scores.groupby(["model", "layer"], sort=False):

@@ -13,16 +13,16 @@ from transfer.static_responses import static_responses
 
 @pytest.fixture
 def in_time() -> Recording:
-    """5 stimuli, 6 repeats, 4 neurons of two areas, 10 bins of 10 ms of which bins 4 to 6 tell the stimulus."""
+    """300 stimuli, 6 repeats, 4 neurons of two areas, 10 bins of 10 ms of which bins 4 to 6 tell the stimulus."""
     rng = np.random.default_rng(0)
-    signal = np.zeros((1, 5, 4, 10))
-    signal[..., 4:7] = 10 * rng.normal(size=(1, 5, 4, 1))
-    responses = signal + 0.1 * rng.normal(size=(6, 5, 4, 10))
+    signal = np.zeros((1, 300, 4, 10))
+    signal[..., 4:7] = 10 * rng.normal(size=(1, 300, 4, 1))
+    responses = signal + 0.1 * rng.normal(size=(6, 300, 4, 10))
     return Recording(
         name="psth",
-        stimuli=np.zeros((5, 8, 8), np.uint8),
-        trials=trial_table(np.tile(np.arange(5), 6), np.repeat(np.arange(6), 5)),
-        responses=responses.reshape(30, 4, 10),
+        stimuli=np.zeros((300, 8, 8), np.uint8),
+        trials=trial_table(np.tile(np.arange(300), 6), np.repeat(np.arange(6), 300)),
+        responses=responses.reshape(1800, 4, 10),
         neurons=neuron_table(range(4), "m", ["VISp", "VISp", "VISl", "LGd"]),
         sampling_rate_hz=100.0,
     )
@@ -57,6 +57,6 @@ def test_a_window_is_two_numbers(in_time, window_ms):
 
 
 def test_videos_are_no_images(in_time):
-    video = dataclasses.replace(in_time, stimuli=np.zeros((5, 10, 8, 8)))
+    video = dataclasses.replace(in_time, stimuli=np.zeros((300, 10, 8, 8)))
     with pytest.raises(ValueError, match="psth: stimuli are videos; predictivity scores responses to images"):
         static_responses(video, PredictivityConfig())
