@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from neural_data.smoothing import smooth, smooth_noise, standardised
+
 BEHAVIOR_NAMES = ("pupil_dilation", "running_speed")
 
 RUNNING_SHARE = (0.1, 0.5)  # of the session, drawn for each animal
@@ -49,7 +51,7 @@ def simulate_behavior(samples: int, frame_rate_hz: float, gaze_shift: float, rng
     """A session of so many samples. `gaze_shift`: standard deviation of horizontal gaze in pixels of the stimulus."""
     running = _running(samples, frame_rate_hz, rng)
     pupil = standardised(smooth(standardised(running), PUPIL_SMOOTH_S, frame_rate_hz))
-    pupil = standardised(pupil + _wander(samples, PUPIL_SMOOTH_S, frame_rate_hz, rng))
+    pupil = standardised(pupil + smooth_noise(1, samples, PUPIL_SMOOTH_S, frame_rate_hz, rng)[0])
     dilation = np.maximum(PUPIL_MEAN + PUPIL_SPREAD * pupil, PUPIL_SMALLEST)
     behavior = np.stack([dilation, running])
     gaze = gaze_shift * np.array([[1.0], [0.5]]) * _gaze(samples, frame_rate_hz, rng)
@@ -79,22 +81,6 @@ def log_gain(sensitivity: np.ndarray, aroused: np.ndarray) -> np.ndarray:
     return sensitivity[:, None] * aroused - sensitivity[:, None] ** 2 / 2
 
 
-def standardised(trace: np.ndarray) -> np.ndarray:
-    """A trace less its mean, over its standard deviation; zeros where it does not vary."""
-    centred = trace - trace.mean()
-    spread = centred.std()
-    return centred / spread if spread > 0 else centred
-
-
-def smooth(traces: np.ndarray, time_s: float, frame_rate_hz: float) -> np.ndarray:
-    """Causal exponential average along the last axis, starting at the first value."""
-    from scipy.signal import lfilter
-
-    keep = np.exp(-1 / (time_s * frame_rate_hz))
-    before = keep * traces[..., :1]
-    return lfilter([1 - keep], [1, -keep], traces, axis=-1, zi=before)[0]
-
-
 def _running(samples: int, frame_rate_hz: float, rng: np.random.Generator) -> np.ndarray:
     """Speed in cm/s: rest and bouts in turn, of exponential durations, smoothed."""
     share = rng.uniform(*RUNNING_SHARE)
@@ -105,7 +91,7 @@ def _running(samples: int, frame_rate_hz: float, rng: np.random.Generator) -> np
     # The session begins somewhere within the first pair.
     ends = np.cumsum(durations) - rng.uniform(0, durations[:2].sum())
     speed = speeds[np.minimum(np.searchsorted(ends, np.arange(samples) / frame_rate_hz), len(speeds) - 1)]
-    jitter = 1 + 0.2 * _wander(samples, RUNNING_SMOOTH_S, frame_rate_hz, rng)
+    jitter = 1 + 0.2 * smooth_noise(1, samples, RUNNING_SMOOTH_S, frame_rate_hz, rng)[0]
     return np.maximum(smooth(speed, RUNNING_SMOOTH_S, frame_rate_hz) * jitter, 0)
 
 
@@ -114,7 +100,7 @@ def _gaze(samples: int, frame_rate_hz: float, rng: np.random.Generator) -> np.nd
     jumps = rng.random(samples) < SACCADES_HZ / frame_rate_hz
     fixation = np.cumsum(jumps)
     places = np.clip(rng.standard_normal((2, fixation[-1] + 1)), -3, 3)
-    drift = np.stack([_wander(samples, PUPIL_SMOOTH_S, frame_rate_hz, rng) for _ in range(2)])
+    drift = smooth_noise(2, samples, PUPIL_SMOOTH_S, frame_rate_hz, rng)
     return np.sqrt(1 - DRIFT_SHARE**2) * places[:, fixation] + DRIFT_SHARE * drift
 
 
@@ -123,8 +109,3 @@ def _camera(rng: np.random.Generator) -> np.ndarray:
     angle = rng.uniform(-0.3, 0.3)
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     return CAMERA_PX_PER_PX * turn @ np.diag([-rng.uniform(0.8, 1.2), rng.uniform(0.8, 1.2)])
-
-
-def _wander(samples: int, time_s: float, frame_rate_hz: float, rng: np.random.Generator) -> np.ndarray:
-    """Gaussian noise of about unit variance, correlated over `time_s`."""
-    return standardised(smooth(rng.standard_normal(samples), time_s, frame_rate_hz))

@@ -14,11 +14,13 @@ Photographs come from their test part, so that a model pretrained on the train p
 
 import numpy as np
 
-from neural_data.natural_images import dead_leaves, grey, photograph_part, photograph_patches
+from neural_data.natural_images import LABELS, dead_leaves, grey, photograph_part, photograph_patches
+from neural_data.smoothing import smooth_noise
 
 GREY = 128  # what the screen shows when it shows nothing
+PHOTOGRAPHS = 0.3  # share of the scenes; the test part has trees and sky in one, and little but dark in the other
 SCENE_S = (2.0, 5.0)
-DRIFT_PX_PER_S = 20.0  # standard deviation of either component of the window's speed
+DRIFT_PX_PER_S = 15.0  # standard deviation of either component of the window's speed
 SMOOTH_S = 0.5  # time constant of drift and zoom
 JUMPS_HZ = 1.0
 ZOOM = 0.15  # standard deviation of the logarithm of the window's size within a scene
@@ -51,16 +53,15 @@ def _movie(frames: int, height: int, width: int, frame_rate_hz: float, rng: np.r
 
 
 def _scene(frames: int, height: int, width: int, frame_rate_hz: float, rng: np.random.Generator) -> np.ndarray:
-    """One picture under a window of about 0.6 to 0.9 of the largest one that fits; it shows at least one of the
-    picture's pixels per pixel, if the picture is large enough."""
+    """One picture under a window of about half to all of the largest one that fits."""
     from PIL import Image
 
     picture = _picture(height, width, rng)
     largest = min(picture.shape[1] / width, picture.shape[0] / height)
-    zoom = np.exp(ZOOM * _smooth_noise(frames, 1, frame_rate_hz, rng)[0])
-    scale = np.clip(rng.uniform(0.6, 0.9) * largest * zoom, min(1, 0.9 * largest), largest)
+    zoom = np.exp(ZOOM * smooth_noise(1, frames, SMOOTH_S, frame_rate_hz, rng)[0])
+    scale = np.minimum(rng.uniform(0.5, 0.9) * largest * zoom, largest)
     room = np.array([[picture.shape[1]], [picture.shape[0]]]) - scale * [[width], [height]]
-    steps = DRIFT_PX_PER_S / frame_rate_hz * _smooth_noise(frames, 2, frame_rate_hz, rng)
+    steps = DRIFT_PX_PER_S / frame_rate_hz * smooth_noise(2, frames, SMOOTH_S, frame_rate_hz, rng)
     jumps = rng.random(frames) < JUMPS_HZ / frame_rate_hz
     # A scene's first frame is a jump to anywhere.
     jumps[0] = True
@@ -74,10 +75,10 @@ def _scene(frames: int, height: int, width: int, frame_rate_hz: float, rng: np.r
 
 def _picture(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
     """Something to look at, uint8 (rows, columns), larger than a clip's frame if it can be: a photograph or leaves."""
-    if rng.random() < 0.5:
-        picture = photograph_part(int(rng.integers(2)), "test")
+    if rng.random() < PHOTOGRAPHS:
+        picture = photograph_part(LABELS.index("china"), "test")
     else:
-        picture = dead_leaves(1, 2 * max(height, width), rng)[0]
+        picture = dead_leaves(1, round(1.5 * max(height, width)), rng)[0]
     return grey(picture[:, ::-1] if rng.random() < 0.5 else picture)
 
 
@@ -106,16 +107,6 @@ def _drifting_gabors(
     cycles -= (speed[number] * np.arange(frames) / frame_rate_hz)[:, None, None]
     window = np.exp(-(dy**2 + dx**2) / (2 * (min(height, width) / 4) ** 2))
     return np.round(127.5 * (1 + window * np.cos(2 * np.pi * cycles))).astype(np.uint8)
-
-
-def _smooth_noise(frames: int, count: int, frame_rate_hz: float, rng: np.random.Generator) -> np.ndarray:
-    """Gaussian noise of unit variance, float64 (count, frames), correlated over SMOOTH_S (first-order process)."""
-    from scipy.signal import lfilter
-
-    keep = np.exp(-1 / (SMOOTH_S * frame_rate_hz))
-    noise = np.sqrt(1 - keep**2) * rng.standard_normal((count, frames))
-    noise[:, 0] /= np.sqrt(1 - keep**2)
-    return lfilter([1], [1, -keep], noise, axis=1)
 
 
 def _folded(place: np.ndarray, room: np.ndarray) -> np.ndarray:

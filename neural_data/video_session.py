@@ -7,6 +7,8 @@ shown once and belong to one animal, all others are repeated and shown to all an
 Every random draw of a dynamic simulation has a generator of its own, `stream`, so that any trial can be made alone.
 """
 
+from functools import lru_cache
+
 import numpy as np
 import pandas as pd
 
@@ -17,6 +19,7 @@ from neural_data.tables import trial_table
 PURPOSES = ("features", "clip", "neurons", "session", "behavior", "reliability", "spikes")
 SHORT = 0.8  # of the length: 240 of 300 frames
 GAP_S = 0.5  # grey between trials
+CLIPS_KEPT = 32  # 22 MB of 300 frames of 36 x 64 pixels
 EVERYONE = 0  # in place of an animal's number
 
 
@@ -54,10 +57,10 @@ def clip_table(config: SimulationConfig, animal: int) -> pd.DataFrame:
 
 
 def render_clip(config: SimulationConfig, clip: pd.Series) -> np.ndarray:
-    """The frames of one row of the table of clips, uint8 (frames, height, width)."""
-    videos, rng = config.videos, stream(config.seed, "clip", clip["owner"], clip["number"])
-    size = (videos.height, videos.width, videos.frame_rate_hz)
-    return make_clip(clip["stimulus_class"], int(clip["frames"]), *size, rng)
+    """The frames of one row of the table of clips, uint8 (frames, height, width), read-only."""
+    videos = config.videos
+    size = (int(clip["frames"]), videos.height, videos.width, videos.frame_rate_hz)
+    return _rendered(clip["stimulus_class"], *size, config.seed, int(clip["owner"]), int(clip["number"]))
 
 
 def session_table(config: SimulationConfig, clips: pd.DataFrame, animal: int) -> pd.DataFrame:
@@ -80,3 +83,13 @@ def session_table(config: SimulationConfig, clips: pd.DataFrame, animal: int) ->
         trial_id=[str(number) for number in range(len(shown))],
         start_s=duration_s.cumsum() - duration_s,
     )
+
+
+@lru_cache(maxsize=CLIPS_KEPT)
+def _rendered(
+    kind: str, frames: int, height: int, width: int, frame_rate_hz: float, seed: int, owner: int, number: int
+) -> np.ndarray:
+    """Kept for a while: a clip is shown ten times, and looked at beside the responses to it."""
+    clip = make_clip(kind, frames, height, width, frame_rate_hz, stream(seed, "clip", owner, number))
+    clip.flags.writeable = False
+    return clip
