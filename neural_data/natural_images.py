@@ -25,6 +25,7 @@ SMALLEST_LEAF = 1.5  # radius in pixels; smaller leaves would be single pixels
 # Expected number of leaves over a pixel: a share exp(-5) = 0.7 % is left bare and keeps the colour behind all leaves.
 LEAVES_PER_PIXEL = 5.0
 FARTHEST = 255  # depth where no leaf is; that of the foremost leaf is 0
+LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 LARGEST_PICTURE = 1024  # pixels; a larger one would only cost memory
 
 IMAGES_PER_BLOCK = 256  # made at a time by image_samples: 7 MB at 96 pixels
@@ -58,6 +59,17 @@ def photograph_patches(
         patch = np.asarray(parts[label].resize((size, size), Image.Resampling.BILINEAR, box=box))
         patches[i] = patch[:, ::-1] if flipped[i] else patch
     return patches, labels
+
+
+def photograph_part(number: int, split: str) -> np.ndarray:
+    """All pixels of a photograph that belong to a split, uint8 (427, 480 or 160, 3); `number` 0 china, 1 flower."""
+    _check(0, 1, split)
+    return _split_part(_photographs()[number], split)
+
+
+def grey(image: np.ndarray) -> np.ndarray:
+    """Luma of RGB pixels: uint8 (..., 3) to uint8 (...)."""
+    return np.round(image @ LUMA).astype(np.uint8)
 
 
 def dead_leaves(count: int, size: int, rng: np.random.Generator) -> np.ndarray:

@@ -4,8 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from neural_data.arrays import read_arrays
-from neural_data.simulate import FIELD_SIZE, SimulationConfig, drive, gabor_filters, simulate, write_simulation
+from neural_data.simulate import FIELD_SIZE, SimulationConfig, drive, gabor_filters, simulate
 
 SMALL = {"size": 32, "stimuli": 40, "neurons_per_area": 20, "repeats": 10}
 
@@ -180,26 +179,10 @@ def test_all_dead_and_few_stimuli_are_possible():
         ({"areas": []}, "areas: found .*, expected at least one area"),
         ({"areas": ["VISp", "VISp"]}, "expected at least one area and none twice"),
         ({"exponent": 3.0}, "exponent: found 3.0, expected one of 1.0, 2.0"),
+        ({"dynamic": True}, "stimuli: is a key of images, found with dynamic=true"),
         ({"missing_repeats": 9}, "missing_repeats: found 9 of 10 repeats, expected 2 to be left"),
     ],
 )
 def test_mistakes_are_told(change, message):
     with pytest.raises(ValueError, match=message):
         simulate(SimulationConfig(**{**SMALL, **change}))
-
-
-def test_written_simulation_is_read_back_with_its_truth_beside_it(tmp_path):
-    config = SimulationConfig(**SMALL, missing_repeats=3, out=str(tmp_path / "simulation"))
-    folder = write_simulation(config)
-    recording, truth = simulate(config)
-    read = read_arrays(folder)
-    np.testing.assert_array_equal(read.responses, recording.responses)
-    pd.testing.assert_frame_equal(read.neurons, recording.neurons)
-    for name in ("rates", "receptive_fields", "reliability", "kind"):
-        np.testing.assert_array_equal(np.load(folder / f"truth_{name}.npy"), getattr(truth, name))
-    pd.testing.assert_frame_equal(pd.read_csv(folder / "truth_gabors.csv"), truth.gabors)
-
-
-def test_writing_needs_a_folder():
-    with pytest.raises(ValueError, match="out: name the folder"):
-        write_simulation(SimulationConfig(**SMALL))
