@@ -29,7 +29,7 @@ def read_allen(path: str | Path, **options: Any) -> Recording:
             raise ValueError(f"{path}: is a converted folder, which takes no {', '.join(options)}")
         return read_allen_packaged(path)
     if path.suffix in (".pkl", ".pickle"):
-        raise ValueError(f"{path}: is a pickle; convert it once with neural_data.allen_packaged.convert_packaged")
+        raise ValueError(f"{path}: is a pickle; convert it once: murine data convert {path} out=<folder>")
     return read_nwb(path, **options)
 
 

@@ -5,9 +5,9 @@ Comes in: a session's file. Goes out: a `Recording` of the one animal, static, r
 The tables are those of the released files (DANDI 000021; allensdk/brain_observatory/ecephys/write_nwb): `units` with
 ragged `spike_times` (s) and `peak_channel_id`; `general/extracellular_ephys/electrodes`, whose `location` is the area,
 `group_name` the probe, `x`, `y`, `z` the place in the common coordinate framework (anterior to posterior, dorsal to
-ventral, left to right, in µm); `intervals/<stimulus>_presentations` with `start_time`, `stop_time`, `frame` and
-`stimulus_block`; `intervals/invalid_times` whose `tags` are scope, id and label; `processing/running/running_speed`
-(cm/s); and, in part of the sessions, `processing/filtered_gaze_mapping` and `processing/eye_tracking`.
+ventral, left to right, in µm); `intervals/<stimulus>_presentations` with `start_time`, `stop_time` and `frame`;
+`intervals/invalid_times` whose `tags` are scope, id and label; `processing/running/running_speed` (cm/s); and, in part
+of the sessions, `processing/filtered_gaze_mapping` and `processing/eye_tracking`.
 
 Units: the AllenSDK's default filters (ecephys_nwb_session_api.py). Invalid times (ecephys_session.py): presentations
 that touch one labelled "stimulus" are no trials; responses that touch one of the unit's probe, or of "all_probes", are
@@ -35,6 +35,8 @@ RUNNING = ("processing/running/running_speed", "processing/running/speed")
 PUPIL_AREA = ("processing/filtered_gaze_mapping/pupil_area", "processing/raw_gaze_mapping/pupil_area")
 PUPIL_FITS = "processing/eye_tracking/pupil_ellipse_fits"
 PUPIL_TIMES = ("processing/raw_gaze_mapping/eye_area", *PUPIL_AREA)
+# What is kept of a unit beside its place, where the file has it.
+METRICS = ("amplitude_cutoff", "presence_ratio", "isi_violations", "firing_rate", "snr")
 NO_TRIAL, NO_SPIKES, HARMLESS = "stimulus", "all_probes", "optotagging"
 
 
@@ -46,6 +48,16 @@ class UnitQuality:
     presence_ratio_minimum: float | None = 0.95
     isi_violations_maximum: float | None = 0.5
     quality: str | None = "good"
+
+    @property
+    def limits(self) -> list[tuple[str, float, bool]]:
+        """Column of the units, limit, and whether it is a maximum."""
+        limits = [
+            ("amplitude_cutoff", self.amplitude_cutoff_maximum, True),
+            ("presence_ratio", self.presence_ratio_minimum, False),
+            ("isi_violations", self.isi_violations_maximum, True),
+        ]
+        return [(column, limit, over) for column, limit, over in limits if limit is not None]
 
 
 def read_neuropixels(
@@ -87,6 +99,8 @@ def read_neuropixels(
     kept = ~np.isnan(responses).all(axis=(1, 2))
     unit = "spikes/s" if rate else "spikes"
     dynamic = is_movie(stimulus) or bin_ms is not None
+    # Of a movie the median over its frames.
+    rate_hz = round(float(1 / np.median(np.diff(edges, axis=1))), 4) if bin_ms is None else 1000 / bin_ms
     return Recording(
         name=path.stem,
         stimuli=stimuli_shown,
@@ -95,7 +109,7 @@ def read_neuropixels(
         neurons=_neurons(units, animal),
         behavior=_shaped(behavior, kept, dynamic),
         pupil_center=_shaped(pupil_center, kept, dynamic),
-        sampling_rate_hz=_rate_hz(edges, bin_ms) if dynamic else None,
+        sampling_rate_hz=rate_hz if dynamic else None,
         source=f"Allen Visual Coding Neuropixels, session {session}, {stimulus}, {unit}",
         behavior_names=behavior_names,
         response_start_ms=0.0 if is_movie(stimulus) else float(window_ms[0]),
@@ -103,41 +117,37 @@ def read_neuropixels(
     )
 
 
-def _rate_hz(edges: np.ndarray, bin_ms: float | None) -> float:
-    """Samples per second: of bins as they were asked for, of a movie the median over its frames."""
-    return 1000 / bin_ms if bin_ms is not None else round(float(1 / np.median(np.diff(edges, axis=1))), 4)
-
-
 def _units(file: h5py.File, quality: UnitQuality, areas: tuple[str, ...] | None) -> tuple[pd.DataFrame, list[str]]:
-    """The units that pass, with the facts of their electrode; how many failed what comes first in the order here."""
-    metrics = ("amplitude_cutoff", "presence_ratio", "isi_violations")
-    units = nwb_tables.table(file, "units", ("quality", "peak_channel_id", *metrics), ("firing_rate", "snr"))
-    columns = ("location", "group_name", "x", "y", "z")
-    channels = nwb_tables.table(file, ELECTRODES, columns, ("valid_data", "probe_id"))
-    unknown = ~units["peak_channel_id"].isin(channels.index)
-    if unknown.any():
-        channel = units["peak_channel_id"][unknown].iloc[0]
-        raise ValueError(f"{file.filename}: units/peak_channel_id: found {channel}, which is no id of {ELECTRODES}")
-    found = channels.loc[units["peak_channel_id"]].set_axis(units.index)
-    units = units.join(found).assign(row=np.arange(len(units))).rename(columns={"group_name": "probe"})
-    units["location"] = units["location"].replace({"None": "", "nan": ""})
+    """The units that pass, with the facts of their electrode, and a note for each reason that others failed."""
+    units = _with_electrodes(file, quality)
     failed = {}
     if quality.quality is not None:
         failed[f"quality is not {quality.quality}"] = units["quality"] != quality.quality
         if "valid_data" in units:
             failed["the electrode's data is not valid"] = ~units["valid_data"].astype(bool)
     failed["no area"] = units["location"] == ""
-    for limit, column, over in (
-        (quality.amplitude_cutoff_maximum, "amplitude_cutoff", True),
-        (quality.presence_ratio_minimum, "presence_ratio", False),
-        (quality.isi_violations_maximum, "isi_violations", True),
-    ):
-        if limit is not None:
-            inside = units[column] <= limit if over else units[column] >= limit
-            failed[f"{column} is {'above' if over else 'below'} {limit:g} or unknown"] = ~inside
+    for column, limit, over in quality.limits:
+        inside = units[column] <= limit if over else units[column] >= limit
+        failed[f"{column} is {'above' if over else 'below'} {limit:g} or unknown"] = ~inside
     if areas is not None:
         failed["other areas"] = ~units["location"].isin(areas)
     return _passed(file, units, failed)
+
+
+def _with_electrodes(file: h5py.File, quality: UnitQuality) -> pd.DataFrame:
+    """The table of units, with `row` in the file and what is known of the electrode where each is strongest."""
+    needed = ["peak_channel_id", *(column for column, _, _ in quality.limits)]
+    needed += ["quality"] if quality.quality is not None else []
+    units = nwb_tables.table(file, "units", needed, [name for name in METRICS if name not in needed])
+    channels = nwb_tables.table(file, ELECTRODES, ("location", "group_name"), ("valid_data", "x", "y", "z"))
+    known = channels.index[~channels.index.duplicated(keep=False)]
+    unknown = units["peak_channel_id"][~units["peak_channel_id"].isin(known)]
+    if len(unknown):
+        found = f"units/peak_channel_id: found {unknown.iloc[0]}, which is not the id of one electrode in {ELECTRODES}"
+        raise ValueError(f"{file.filename}: {found}")
+    units = units.join(channels.loc[units["peak_channel_id"]].set_axis(units.index))
+    units["location"] = units["location"].replace({"None": "", "nan": ""})
+    return units.assign(row=np.arange(len(units))).rename(columns={"group_name": "probe"})
 
 
 def _passed(file: h5py.File, units: pd.DataFrame, failed: dict[str, pd.Series]) -> tuple[pd.DataFrame, list[str]]:
@@ -166,7 +176,7 @@ def _presentations(file: h5py.File, stimulus: str, invalid: pd.DataFrame) -> tup
     if location not in file:
         there = [name.removesuffix("_presentations") for name in file.get(INTERVALS, ()) if "presentations" in name]
         raise ValueError(f"{file.filename}: {location}: is not there; stimuli are {', '.join(there) or 'none'}")
-    shown = nwb_tables.table(file, location, ("start_time", "stop_time", "frame"), ("stimulus_block",))
+    shown = nwb_tables.table(file, location, ("start_time", "stop_time", "frame"))
     shown = shown.sort_values("start_time", kind="stable")
     edges = shown[["start_time", "stop_time"]].to_numpy(float)
     touched = _touching(edges, invalid[invalid["label"] == NO_TRIAL])
@@ -185,6 +195,8 @@ def _trials(
     """Stimuli, trials, edges (trials, bins + 1) in s, and notes."""
     frame, start, stop = (shown[column].to_numpy() for column in ("frame", "start_time", "stop_time"))
     if is_movie(stimulus):
+        if bin_ms is not None:
+            raise ValueError(f"bin_ms: found {bin_ms:g}, but {stimulus} has one bin per frame")
         movie = movie_of(file, stimulus, stimuli)
         rows, trials, notes = movie_trials(frame, start, movie.shape[1])
         edges = np.column_stack([start[rows], stop[rows[:, -1:]]]) if len(rows) else np.empty((0, movie.shape[1] + 1))
@@ -275,10 +287,9 @@ def _shaped(values: np.ndarray | None, kept: np.ndarray, dynamic: bool) -> np.nd
 
 def _neurons(units: pd.DataFrame, animal: str) -> pd.DataFrame:
     """The neuron table, with the probe and the metrics of each unit; outside of the atlas coordinates are unknown."""
-    places = {axis: units[axis].where(units[axis] >= 0).to_numpy(float) for axis in "xyz"}
-    neurons = neuron_table(units.index, animal, units["location"], x_um=places["x"], y_um=places["y"], z_um=places["z"])
-    further = ("probe", "amplitude_cutoff", "presence_ratio", "isi_violations", "firing_rate", "snr")
-    for column in further:
+    places = {f"{axis}_um": units[axis].where(units[axis] >= 0).to_numpy(float) for axis in "xyz" if axis in units}
+    neurons = neuron_table(units.index, animal, units["location"], **places)
+    for column in ("probe", *METRICS):
         if column in units:
             neurons[column] = units[column].to_numpy()
     return neurons

@@ -1,7 +1,7 @@
 """The images and movies that an Allen session shows, out of its file or beside it.
 
 Comes in: an open session file, or a path. Goes out: an array (images or frames, height, width). Scenes are read into
-memory, movies stay on disk.
+memory unless they are a file of their own, movies stay on disk.
 
 Two-photon files hold them: NWB 1 as `stimulus/templates/<stimulus>_image_stack/data`, NWB 2 (DANDI 000728) movies as
 `<stimulus>/data` and scenes as one image each in `natural_scenes_template`. Neuropixels files do not; the AllenSDK
@@ -34,7 +34,7 @@ def images_of(file: h5py.File, stimulus: str, given: str | Path | None) -> np.nd
     """
     images = _read_given(Path(given)) if given is not None else _in_file(file, stimulus)
     where = given if given is not None else f"{file.filename}: {TEMPLATES}"
-    return _as_uint8(_checked(np.asarray(images[:]), where))
+    return _as_uint8(_checked(images, where))
 
 
 def movie_of(file: h5py.File, stimulus: str, given: str | Path | None) -> Any:
@@ -100,6 +100,10 @@ def _checked(stack: Any, where: Any) -> Any:
     return stack
 
 
-def _as_uint8(images: np.ndarray) -> np.ndarray:
-    whole = images.dtype == np.uint8 or (images == np.clip(np.rint(images), 0, 255)).all()
-    return images.astype(np.uint8, copy=False) if whole else images
+def _as_uint8(stack: Any) -> np.ndarray:
+    """The images as they are if they are uint8, else in memory, as uint8 if all are whole numbers; one by one."""
+    if stack.dtype == np.uint8:
+        return stack if isinstance(stack, np.ndarray) else stack[:]
+    images = np.asarray(stack[:])
+    whole = all((image == np.clip(np.rint(image), 0, 255)).all() for image in images)
+    return images.astype(np.uint8) if whole else images

@@ -51,7 +51,9 @@ def test_sessions_of_several_animals(sessions):
 def test_what_a_path_is(sessions, tmp_path):
     path = write_packaged(tmp_path / "a.pkl", packaged())
     assert read_allen(convert_packaged(path, tmp_path / "a")).sampling_rate_hz == 100
-    with pytest.raises(ValueError, match=r"a\.pkl: is a pickle; convert it once with neural_data\.allen_packaged"):
+    with pytest.raises(
+        ValueError, match=r"a\.pkl: is a pickle; convert it once: murine data convert .*a\.pkl out=<folder>"
+    ):
         read_allen(path)
     with pytest.raises(ValueError, match="a: is a converted folder, which takes no rate"):
         read_allen(tmp_path / "a", rate=False)

@@ -265,7 +265,7 @@ MALFORMED = {
     "no spikes": (delete("units/spike_times_index"), "units/spike_times_index: is not there"),
     "rows": (shorten, r"units/quality: found shape \(8,\), expected \(9,\) as in id"),
     "ends": (overrun, "units/spike_times_index: found ends up to 1000000000, expected rising ones to"),
-    "channel": (unplug, "units/peak_channel_id: found 7, which is no id of general/extracellular_ephys/electrodes"),
+    "channel": (unplug, "units/peak_channel_id: found 7, which is not the id of one electrode in general"),
     "area": (delete("general/extracellular_ephys/electrodes/location"), "electrodes/location: is not there"),
     "scenes": (
         delete("intervals/natural_scenes_presentations"),
@@ -300,3 +300,13 @@ def test_other_stimuli_are_refused(session):
         read_neuropixels(path, "gabors")
     with pytest.raises(ValueError, match="window_ms: found 100 to 0"):
         read_neuropixels(path, window_ms=(100, 0))
+    with pytest.raises(ValueError, match="bin_ms: found 10, but natural_movie_one has one bin per frame"):
+        read_neuropixels(path, "natural_movie_one", bin_ms=10)
+
+
+def test_metrics_that_no_limit_needs_may_be_absent(changed):
+    path = changed(delete("units/isi_violations", "general/extracellular_ephys/electrodes/x"))
+    recording = read_neuropixels(path, quality=UnitQuality(isi_violations_maximum=None))
+    assert len(recording.neurons) == 4
+    assert "isi_violations" not in recording.neurons
+    assert recording.neurons["x_um"].isna().all()
