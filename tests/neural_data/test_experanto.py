@@ -337,6 +337,15 @@ def test_spikes_are_responses_too(tmp_path):
         np.testing.assert_array_equal(recording.responses[row], expected)
 
 
+def test_devices_of_no_use_here_may_be_of_any_kind(tmp_path):
+    folder, _ = videos(tmp_path / "m", order=(0,))
+    folder.sequence("responses", 30.0, 2, 0.0, folder.clock_s)
+    folder.sequence("lfp", 30.0, 2, 0.0, folder.clock_s, modality="lfp")
+    assert "devices not read: lfp" in read_experanto(folder.path).notes
+    with pytest.raises(ValueError, match=r"lfp/meta\.yml: modality: found 'lfp', expected sequence or screen"):
+        open_experanto(folder.path)
+
+
 def test_neuron_properties(tmp_path):
     folder, _ = videos(tmp_path / "m", order=(0,))
     listed = {"unit_ids": "meta/unit_ids.npy", "fields": "meta/fields.npy"}
@@ -450,6 +459,15 @@ def test_each_mistake_is_one_line(tmp_path, mistake):
         read_experanto(folder.path, **options)
     assert "\n" not in str(caught.value)
     assert str(tmp_path) in str(caught.value) or str(caught.value).startswith(tuple(options))
+
+
+def test_each_repeat_of_a_clip_has_its_frames(tmp_path):
+    folder, _ = videos(tmp_path / "m", order=(0,))
+    folder.show("video", CLIPS[0], 0.4, num_frames=13)
+    np.save(folder.path / "screen" / "timestamps.npy", [*folder.times, folder.clock_s])
+    folder.sequence("responses", 30.0, 2, 0.0, folder.clock_s + 1)
+    with pytest.raises(ValueError, match=r"00003\.npy: found uint8 of shape \(12, 4, 6\), expected .* \(13, 4, 6\)"):
+        read_experanto(folder.path)
 
 
 def test_clocks_that_do_not_meet(tmp_path):
