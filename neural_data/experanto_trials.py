@@ -18,7 +18,7 @@ import pandas as pd
 from neural_data.experanto_devices import Sequence, Spikes
 from neural_data.experanto_screen import Screen, ScreenTrial
 from neural_data.experanto_signals import Signals
-from neural_data.identical_files import identical_files
+from neural_data.identical_files import identical_files, longest_versions
 from neural_data.tables import trial_table
 from neural_data.trial_files import TrialFiles
 
@@ -79,10 +79,10 @@ def image_parts(
     _check_any(screen, responses, len(covered))
     trials, onset = [trials[row] for row in covered], onset[covered]
     start, stop = onset + window_s[0], onset + window_s[1]
-    stimulus, first = _stimuli(trials)
+    stimulus, first, dtype = _stimuli(trials)
     images = [trials[row] for row in first]
     return {
-        "stimuli": TrialFiles(partial(_image, images), (len(images), *_size(trials)), _dtype(images)),
+        "stimuli": TrialFiles(partial(_image, images), (len(images), *_size(trials)), dtype),
         "trials": _table(screen, trials, stimulus),
         "responses": TrialFiles(partial(_window, responses, start, stop), (len(trials), responses.shape[1])),
         "response_start_ms": 1000 * window_s[0],
@@ -106,12 +106,11 @@ def video_parts(
     _check_any(screen, responses.device, len(videos))
     trials = [video.trial for video in videos]
     frames = np.array([len(video.times_s) for video in videos], np.int64)
-    stimulus, first = _stimuli(trials, [None if v.frames is None else v.frames.tobytes() for v in videos])
-    shown = [videos[row] for row in first]
-    length = int(frames.max(initial=1))
-    # Shorter videos end in NaN, which whole numbers do not have.
-    dtype = _dtype([video.trial for video in shown])
-    dtype = dtype if (frames == length).all() else np.result_type(dtype, np.float32)
+    stimulus, longest, dtype = _stimuli(trials, [None if v.frames is None else v.frames.tobytes() for v in videos])
+    shown, length = [videos[row] for row in longest], int(frames.max())
+    if (frames[longest] < length).any():
+        # Shorter videos end in NaN, which whole numbers do not have.
+        dtype = np.result_type(dtype, np.float32)
     sampled = np.full((len(videos), len(signals.names), length), np.nan, np.float32)
     for row, video in enumerate(videos):
         sampled[row, :, : frames[row]] = signals.at(video.times_s, responses.interpolation)
@@ -184,13 +183,24 @@ def _check_any(screen: Screen, responses: Sequence | Spikes, covered: int) -> No
         )
 
 
-def _stimuli(trials: Listed[ScreenTrial], sampling: Listed[Any] | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Stimulus of each trial, numbered by first appearance, and the trials in which they appeared first."""
+def _stimuli(
+    trials: Listed[ScreenTrial], sampling: Listed[Any] | None = None
+) -> tuple[np.ndarray, np.ndarray, np.dtype]:
+    """Stimulus of each trial, numbered by first appearance; a trial that shows each as a whole; the type of all files.
+
+    A video that is the start of another is that one, cut short: screens lose frames. `sampling`: what tells apart how
+    the same video is sampled. Opens all files that differ, so that one of another shape than said is told here.
+    """
     files = identical_files([trial.file for trial in trials])
-    lengths = [trial.frames for trial in trials]
-    keys = list(zip(files.tolist(), lengths, sampling or [None] * len(trials), strict=True))
+    frames = np.array([trial.frames for trial in trials])
+    differ = np.unique(np.stack([files, frames]), axis=1, return_index=True)[1]
+    dtype = np.result_type(*{trials[row].read().dtype for row in differ})
+    if trials[0].modality == "video":
+        first = np.unique(files, return_index=True)[1]
+        files = longest_versions([trials[row].file for row in first])[files]
+    keys = list(zip(files.tolist(), sampling or [None] * len(trials), strict=True))
     stimulus = pd.factorize(pd.Series(keys, dtype=object))[0].astype(np.int64)
-    return stimulus, np.unique(stimulus, return_index=True)[1]
+    return stimulus, pd.Series(frames).groupby(stimulus).idxmax().to_numpy(), dtype
 
 
 def _size(trials: Listed[ScreenTrial]) -> tuple[int, ...]:
@@ -199,11 +209,6 @@ def _size(trials: Listed[ScreenTrial]) -> tuple[int, ...]:
         if trial.image_size != size:
             raise trial.meta.wrong("image_size", f"{list(size)} as in {trials[0].meta.path.name}")
     return size
-
-
-def _dtype(trials: Listed[ScreenTrial]) -> np.dtype:
-    """That holds the numbers of all files; opens each of them, so that a file of another shape is told here."""
-    return np.result_type(*{trial.read().dtype for trial in trials})
 
 
 def _table(screen: Screen, trials: Listed[ScreenTrial], stimulus: np.ndarray) -> pd.DataFrame:

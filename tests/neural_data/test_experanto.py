@@ -219,20 +219,37 @@ def test_screens_that_jitter_show_every_frame_once(tmp_path):
 
 def test_videos_of_several_lengths_end_in_nan(tmp_path):
     folder = Folder(tmp_path / "m")
-    for clip, frames in ((0, 12), (1, 7), (1, 12), (1, 7)):
+    for clip, frames in ((0, 12), (1, 7), (2, 12), (2, 12)):
         folder.show("video", CLIPS[clip][:frames], frames / 30)
     folder.blank()
     folder.sequence("responses", 30.0, 2, 0.0, folder.clock_s)
     folder.sequence("eye_tracker", 20.0, 4, 0.0, folder.clock_s)
     recording = read_experanto(folder.path)
-    assert recording.trials["frames"].tolist() == [12, 7, 12, 7]
-    assert recording.trials["stimulus"].tolist() == [0, 1, 2, 1]  # a clip that was cut is another
+    assert recording.trials["frames"].tolist() == [12, 7, 12, 12]
+    assert recording.trials["stimulus"].tolist() == [0, 1, 2, 2]
     assert recording.stimuli.dtype == np.float32
     assert np.isnan(recording.stimuli[1, 7:]).all()
     for part in (recording.responses, recording.behavior, recording.pupil_center):
         assert np.isnan(part[1, :, 7:]).all()
         assert np.isfinite(part[1, :, :7]).all()
     assert recording.trial(1)["video"].shape == (7, *SIZE)
+
+
+def test_a_clip_that_lost_frames_is_still_that_clip(tmp_path):
+    folder = Folder(tmp_path / "m")
+    for clip, frames in ((0, 11), (1, 12), (0, 12), (1, 7), (0, 12)):
+        folder.show("video", CLIPS[clip][:frames], frames / 30)
+    folder.blank()
+    data = folder.sequence("responses", 30.0, 2, 0.0, folder.clock_s)
+    recording = read_experanto(folder.path)
+    assert recording.trials["stimulus"].tolist() == [0, 1, 0, 1, 0]
+    assert recording.trials["repeat"].tolist() == [0, 0, 1, 1, 2]
+    assert recording.trials["frames"].tolist() == [11, 12, 12, 7, 12]
+    assert recording.stimuli.dtype == np.uint8
+    np.testing.assert_array_equal(recording.stimuli[:], CLIPS[:2])
+    np.testing.assert_array_equal(recording.trial(3)["video"], CLIPS[1][:7])
+    np.testing.assert_array_equal(recording.trial(0)["responses"], data[:11].T)
+    assert np.isnan(recording.responses[0, :, 11]).all()
 
 
 def test_colour(tmp_path):
