@@ -8,7 +8,7 @@ found by comparing them.
 """
 
 from collections.abc import Sequence as Listed
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -43,12 +43,11 @@ class SampledVideo:
 
 @dataclass(frozen=True, eq=False)
 class ResponsesAt:
-    """Responses of a trial at times of its own; `rate_hz` is that of the times, for which spikes are counted."""
+    """Responses at times; `rate_hz` is that of the times, for which spikes are counted."""
 
     device: Sequence | Spikes
     rate_hz: float
     interpolation: str
-    times_s: tuple[np.ndarray, ...] = ()
 
     def recorded(self, times_s: np.ndarray) -> bool:
         """Whether there is a sample for each of the times."""
@@ -56,11 +55,31 @@ class ResponsesAt:
             return bool(self.device.covers(times_s, times_s + 1 / self.rate_hz).all())
         return bool(self.device.valid(times_s, self.interpolation).all())
 
-    def __call__(self, row: int) -> np.ndarray:
-        """(neurons, samples)"""
+    def read(self, times_s: np.ndarray) -> np.ndarray:
+        """(neurons, times)"""
         if isinstance(self.device, Spikes):
-            return self.device.at(self.times_s[row], 1 / self.rate_hz, "left")[0].T
-        return self.device.at(self.times_s[row], self.interpolation)[0].T
+            return self.device.at(times_s, 1 / self.rate_hz, "left")[0].T
+        return self.device.at(times_s, self.interpolation)[0].T
+
+
+@dataclass(frozen=True, eq=False)
+class TrialResponses:
+    """Array-like (neurons, times) of one trial, of which a window in time is read without the rest."""
+
+    responses: ResponsesAt
+    times_s: np.ndarray
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.responses.device.shape[1], len(self.times_s)
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        if isinstance(key, tuple) and len(key) == 2 and all(isinstance(part, slice) for part in key):
+            return self.responses.read(self.times_s[key[1]])[key[0]]
+        return np.asarray(self)[key]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.asarray(self.responses.read(self.times_s), dtype)
 
 
 def image_parts(
@@ -111,17 +130,18 @@ def video_parts(
     if (frames[longest] < length).any():
         # Shorter videos end in NaN, which whole numbers do not have.
         dtype = np.result_type(dtype, np.float32)
-    sampled = np.full((len(videos), len(signals.names), length), np.nan, np.float32)
+    # At no time there is nothing: trials that are shorter end in NaN.
+    times = np.full((len(videos), length), np.nan)
     for row, video in enumerate(videos):
-        sampled[row, :, : frames[row]] = signals.at(video.times_s, responses.interpolation)
-    at = replace(responses, times_s=tuple(video.times_s + response_start_s for video in videos))
+        times[row, : frames[row]] = video.times_s
+    read = partial(_responses, responses, times + response_start_s)
     return {
         "stimuli": TrialFiles(partial(_video, shown), (len(shown), length, *_size(trials)), dtype, time_axis=0),
         "trials": _table(screen, trials, stimulus).assign(frames=frames),
-        "responses": TrialFiles(at, (len(videos), responses.device.shape[1], length)),
+        "responses": TrialFiles(read, (len(videos), responses.device.shape[1], length)),
         "response_start_ms": 1000 * response_start_s,
         "sampling_rate_hz": responses.rate_hz,
-        **signals.parts(sampled),
+        **signals.parts(np.stack([signals.at(trial, responses.interpolation) for trial in times])),
     }
 
 
@@ -233,6 +253,10 @@ def _image(images: Listed[ScreenTrial], row: int) -> np.ndarray:
 
 def _video(videos: Listed[SampledVideo], row: int) -> np.ndarray:
     return videos[row].read()
+
+
+def _responses(responses: ResponsesAt, times_s: np.ndarray, row: int) -> TrialResponses:
+    return TrialResponses(responses, times_s[row])
 
 
 def _window(responses: Sequence | Spikes, start_s: np.ndarray, stop_s: np.ndarray, row: int) -> np.ndarray:

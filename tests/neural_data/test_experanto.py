@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from neural_data.experanto import read_experanto
+from neural_data.experanto_devices import Sequence
 from neural_data.experanto_folder import open_experanto
 
 SIZE = (4, 6)
@@ -398,13 +399,22 @@ def test_a_recording_can_be_handed_to_another_process(tmp_path):
     assert dataclasses.replace(recording, name="again").name == "again"
 
 
-def test_a_window_of_a_trial_reads_only_that(tmp_path):
+def test_a_window_of_a_trial_reads_only_that(tmp_path, monkeypatch):
+    at = Sequence.at
     folder, _ = videos(tmp_path / "m")
     folder.sequence("responses", 30.0, 2, 0.0, folder.clock_s)
     recording = read_experanto(folder.path)
     window = recording.trial(3, 4, 9)
     np.testing.assert_array_equal(window["video"], CLIPS[2][4:9])
     np.testing.assert_array_equal(window["responses"], recording.responses[3][:, 4:9])
+    asked = []
+    monkeypatch.setattr(Sequence, "at", lambda device, times, how: asked.append(len(times)) or at(device, times, how))
+    recording.trial(3, 4, 9)
+    assert asked == [5]
+    whole = recording.responses[3]
+    assert asked == [5, 12]
+    for key in ((0,), (slice(None), 3), ([1, 0], [2, 5]), (slice(1, None), slice(2, 8, 3)), (Ellipsis, slice(3))):
+        np.testing.assert_array_equal(recording.responses[(3, *key)], whole[key])
 
 
 MISTAKES = {
