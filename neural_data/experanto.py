@@ -27,6 +27,7 @@ KINDS = {"videos": "video", "images": "image"}
 # Deconvolved responses to images of 500 ms are summed from 50 to 550 ms after onset in Lurz et al., ICLR 2021, whose
 # recordings and processing the Sensorium scans share (Willeke et al., arXiv 2206.08666).
 IMAGE_WINDOW_MS = (50.0, 550.0)
+RESPONSES = ("responses", "spikes")
 NEURON_COLUMNS = {"unit_ids": "neuron_id", "area": "area", "layer": "layer"}
 POSITIONS = "cell_motor_coordinates"
 
@@ -56,7 +57,7 @@ def read_experanto(
     `notes`. Raises FileNotFoundError, or ValueError of one line with the file, the field, what was found and expected.
     """
     _check_arguments(interpolation, rate_hz, image_window_ms)
-    source = open_experanto(folder)
+    source = open_experanto(folder, only={"screen", *RESPONSES, *DEVICES})
     screen, (device_name, responses) = _screen(source), _responses(source)
     signals = open_signals(source, signal_names or {})
     kind = _kind(source, screen, kind)
@@ -70,7 +71,7 @@ def read_experanto(
     else:
         parts = image_parts(screen, responses, signals, shown, tuple(ms / 1000 for ms in image_window_ms))
     name = source.path.resolve().name
-    unread = sorted(set(source.devices) - {"screen", device_name, *DEVICES})
+    unread = sorted(set(source.names) - {"screen", device_name, *DEVICES})
     return Recording(
         name=name,
         neurons=neurons,
@@ -99,7 +100,7 @@ def _screen(source: ExperantoFolder) -> Screen:
 
 def _responses(source: ExperantoFolder) -> tuple[str, Sequence | Spikes]:
     """The device `responses`, or that of `spikes` in recordings of electrodes."""
-    for name in ("responses", "spikes"):
+    for name in RESPONSES:
         device = source.devices.get(name)
         if isinstance(device, Sequence | Spikes):
             return name, device
@@ -107,7 +108,8 @@ def _responses(source: ExperantoFolder) -> tuple[str, Sequence | Spikes]:
 
 
 def _devices(source: ExperantoFolder) -> str:
-    return ", ".join(f"{name} ({type(device).__name__})" for name, device in source.devices.items())
+    opened = {name: f" ({type(device).__name__})" for name, device in source.devices.items()}
+    return ", ".join(name + opened.get(name, "") for name in source.names)
 
 
 def _kind(source: ExperantoFolder, screen: Screen, kind: str | None) -> str:

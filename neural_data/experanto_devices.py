@@ -58,39 +58,38 @@ class Sequence:
         "nearest", as the format calls it, is the last sample at or before the time; "linear" blends it with the next.
         Times are valid within `interval_s`, ends included, where there are the samples.
         """
-        times = np.asarray(times_s, np.float64)
-        row, fraction, valid = self._rows(times, interpolation)
-        data = self.data()
+        times, data, valid = np.asarray(times_s, np.float64), self.data(), self.valid(times_s, interpolation)
+        position = self._position(times[valid, None])
+        row = np.floor(position).astype(np.int64)
         keep = np.result_type(data.dtype, np.float32) if interpolation == "nearest" else np.float64
         values = np.full((len(times), self.shape[1]), np.nan, keep)
-        row, fraction = row[valid], fraction[valid]
         values[valid] = _take(data, row)
         if interpolation == "linear":
-            upper = _take(data, np.minimum(row + 1, self.shape[0] - 1))
+            upper, fraction = _take(data, np.minimum(row + 1, self.shape[0] - 1)), position - row
             # A time of the grid takes nothing of the next sample, not even its NaN.
             values[valid] = np.where(fraction > 0, (1 - fraction) * values[valid] + fraction * upper, values[valid])
         return values, valid
 
     def valid(self, times_s: np.ndarray, interpolation: str = "nearest") -> np.ndarray:
         """bool (times,): the mask that `at` would give; nothing is read."""
-        return self._rows(np.asarray(times_s, np.float64), interpolation)[2]
-
-    def _rows(self, times: np.ndarray, interpolation: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Row and fraction of the way to the next, (times, 1 or n_signals) each, and the mask."""
         if interpolation not in INTERPOLATIONS:
             raise ValueError(f"interpolation: found {interpolation!r}, expected {' or '.join(INTERPOLATIONS)}")
-        position = self._position(times[:, None])
-        row = np.floor(position).astype(np.int64)
-        fraction = position - row
-        start, end = self.interval_s
-        needed = row + (fraction > 0) if interpolation == "linear" else row
-        there = ((row >= 0) & (needed < self.shape[0])).all(axis=1)
-        return row, fraction, (times >= start) & (times <= end) & there
+        times, (start, end) = np.asarray(times_s, np.float64), self.interval_s
+        earliest, latest = self._extremes(times)
+        needed = np.ceil(latest) if interpolation == "linear" else np.floor(latest)
+        return (times >= start) & (times <= end) & (earliest >= 0) & (needed < self.shape[0])
 
-    def _position(self, times: np.ndarray) -> np.ndarray:
-        """Place on the grid in samples, for each signal; places that only rounding keeps off the grid are on it."""
-        shifts = 0.0 if self.phase_shifts_s is None else self.phase_shifts_s
-        position = (times - shifts - self.start_s) * self.sampling_rate_hz
+    def _extremes(self, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The first and the last place on the grid that any signal has at each of the times."""
+        if self.phase_shifts_s is None:
+            return self._position(times), self._position(times)
+        return self._position(times, self.phase_shifts_s.max()), self._position(times, self.phase_shifts_s.min())
+
+    def _position(self, times: np.ndarray, shifts_s: np.ndarray | float | None = None) -> np.ndarray:
+        """Place on the grid in samples, for each signal unless shifts are given; what only rounding keeps off the grid
+        is on it."""
+        own = 0.0 if self.phase_shifts_s is None else self.phase_shifts_s
+        position = (times - (own if shifts_s is None else shifts_s) - self.start_s) * self.sampling_rate_hz
         nearest = np.round(position)
         resolution = CLOCK_STEPS * np.spacing(np.abs(times)) * self.sampling_rate_hz
         return np.where(np.abs(position - nearest) <= resolution, nearest, position)
@@ -99,7 +98,7 @@ class Sequence:
         """bool (windows,): whether all signals were recorded from start to stop; the last sample lasts like others."""
         start, end = self.interval_s
         inside = (start <= start_s) & (stop_s <= end + 1 / self.sampling_rate_hz)
-        return inside & (self._position(stop_s[:, None]) <= self.shape[0]).all(axis=1)
+        return inside & (self._extremes(stop_s)[1] <= self.shape[0])
 
     def windows(self, start_s: np.ndarray, stop_s: np.ndarray) -> np.ndarray:
         """float64 (windows, n_signals): averages from start to stop; a sample counts for the time it shares with them.
@@ -107,12 +106,12 @@ class Sequence:
         NaN samples are left out; NaN where there is no other, or the window lies partly outside of the recording.
         """
         data, averages = self.data(), np.full((len(start_s), self.shape[1]), np.nan)
-        first, last = self._position(start_s[:, None]), self._position(stop_s[:, None])
         for at in np.flatnonzero(self.covers(start_s, stop_s)):
-            row = int(first[at].min() // 1)
-            block = np.asarray(data[row : int(np.ceil(last[at].max()))], np.float64)
+            first, last = self._position(start_s[at]), self._position(stop_s[at])
+            row = int(np.floor(first.min()))
+            block = np.asarray(data[row : int(np.ceil(last.max()))], np.float64)
             rows = np.arange(row, row + len(block))[:, None]
-            shared = np.maximum(np.minimum(last[at], rows + 1) - np.maximum(first[at], rows), 0.0)
+            shared = np.maximum(np.minimum(last, rows + 1) - np.maximum(first, rows), 0.0)
             weight = np.where(np.isnan(block), 0.0, shared)
             total = weight.sum(axis=0)
             np.divide((weight * np.nan_to_num(block)).sum(axis=0), total, out=averages[at], where=total > 0)
@@ -224,9 +223,10 @@ def open_sequence(folder: Path, meta: Meta) -> Sequence:
         shape, dtype = (meta.whole("n_timestamps"), signals), _dtype(meta)
         _check_size(folder / "data.mem", shape, dtype, "n_timestamps x n_signals")
     else:
-        shape, dtype = npy_file(folder / "data.npy").shape, None
-        if len(shape) != 2 or shape[1] != signals:
-            raise ValueError(f"{folder / 'data.npy'}: found shape {shape}, expected (time, n_signals = {signals})")
+        data, dtype = npy_file(folder / "data.npy"), None
+        shape, expected = data.shape, f"numbers of shape (time, n_signals = {signals})"
+        if len(shape) != 2 or shape[1] != signals or data.dtype.kind not in "iuf":
+            raise ValueError(f"{folder / 'data.npy'}: found {data.dtype} of shape {shape}, expected {expected}")
     lasts, said = (shape[0] - 1) / rate, end - start
     if abs(lasts - said) > RATE_TOLERANCE * said + 2 / rate:
         expected = f"{shape[0]} samples that last {said:g} s, from start_time to end_time; these last {lasts:g} s"

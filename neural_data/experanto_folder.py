@@ -7,7 +7,7 @@ that of sensorium-competition/experanto, branches `main` and `foundation_model`;
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,15 +39,17 @@ UNITS_PER_S = 10**5
 
 @dataclass(frozen=True)
 class ExperantoFolder:
-    """`animal`: its name, of published recordings animal-session-scan; `devices`: by the name of their folder."""
+    """`animal`: its name, of published recordings animal-session-scan; `devices`: by the name of their folder; `names`:
+    of all devices that there are, opened or not."""
 
     path: Path
     animal: str
     devices: Mapping[str, Device]
+    names: tuple[str, ...]
 
 
-def open_experanto(folder: str | Path) -> ExperantoFolder:
-    """Opens all devices; of large files only the headers are read.
+def open_experanto(folder: str | Path, only: Collection[str] | None = None) -> ExperantoFolder:
+    """Opens all devices, or those of `only` that there are; of large files only the headers are read.
 
     Raises FileNotFoundError, or ValueError of one line with the file, the field, what was found and was expected.
     """
@@ -58,7 +60,8 @@ def open_experanto(folder: str | Path) -> ExperantoFolder:
     names = sorted(meta.parent.name for meta in folder.glob("*/meta.yml"))
     if not names:
         raise FileNotFoundError(f"{folder}: no devices, expected folders such as screen and responses with a meta.yml")
-    return ExperantoFolder(folder, _animal(folder), {name: open_device(folder / name) for name in names})
+    devices = {name: open_device(folder / name) for name in names if only is None or name in only}
+    return ExperantoFolder(folder, _animal(folder), devices, tuple(names))
 
 
 def open_device(folder: str | Path) -> Device:

@@ -4,6 +4,7 @@ Comes in: `meta.yml`, `NNNNN.yml`. Goes out: `Meta`, whose every complaint is on
 was found and what was expected. Files are data: YAML with tags of Python is refused.
 """
 
+import reprlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,8 +48,8 @@ class Meta:
         return self._read(name, "names with a file each", lambda table: {str(k): _text(table[k]) for k in table}, {})
 
     def wrong(self, name: str, expected: str) -> ValueError:
-        """The complaint about a field."""
-        found = f"found {self.fields[name]!r}" if self.fields.get(name) is not None else "not there"
+        """The complaint about a field; long values are shortened."""
+        found = f"found {reprlib.repr(self.fields[name])}" if self.fields.get(name) is not None else "not there"
         return ValueError(f"{self.path}: {name}: {found}, expected {expected}")
 
     def _read(self, name: str, expected: str, kind: Callable[[Any], Any], default: Any) -> Any:

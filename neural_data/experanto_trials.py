@@ -8,7 +8,7 @@ found by comparing them.
 """
 
 from collections.abc import Sequence as Listed
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -18,7 +18,7 @@ import pandas as pd
 from neural_data.experanto_devices import Sequence, Spikes
 from neural_data.experanto_screen import Screen, ScreenTrial
 from neural_data.experanto_signals import Signals
-from neural_data.identical_files import identical_files
+from neural_data.identical_files import identical_files, longest_versions
 from neural_data.tables import trial_table
 from neural_data.trial_files import TrialFiles
 
@@ -43,12 +43,11 @@ class SampledVideo:
 
 @dataclass(frozen=True, eq=False)
 class ResponsesAt:
-    """Responses of a trial at times of its own; `rate_hz` is that of the times, for which spikes are counted."""
+    """Responses at times; `rate_hz` is that of the times, for which spikes are counted."""
 
     device: Sequence | Spikes
     rate_hz: float
     interpolation: str
-    times_s: tuple[np.ndarray, ...] = ()
 
     def recorded(self, times_s: np.ndarray) -> bool:
         """Whether there is a sample for each of the times."""
@@ -56,11 +55,31 @@ class ResponsesAt:
             return bool(self.device.covers(times_s, times_s + 1 / self.rate_hz).all())
         return bool(self.device.valid(times_s, self.interpolation).all())
 
-    def __call__(self, row: int) -> np.ndarray:
-        """(neurons, samples)"""
+    def read(self, times_s: np.ndarray) -> np.ndarray:
+        """(neurons, times)"""
         if isinstance(self.device, Spikes):
-            return self.device.at(self.times_s[row], 1 / self.rate_hz, "left")[0].T
-        return self.device.at(self.times_s[row], self.interpolation)[0].T
+            return self.device.at(times_s, 1 / self.rate_hz, "left")[0].T
+        return self.device.at(times_s, self.interpolation)[0].T
+
+
+@dataclass(frozen=True, eq=False)
+class TrialResponses:
+    """Array-like (neurons, times) of one trial, of which a window in time is read without the rest."""
+
+    responses: ResponsesAt
+    times_s: np.ndarray
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.responses.device.shape[1], len(self.times_s)
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        if isinstance(key, tuple) and len(key) == 2 and all(isinstance(part, slice) for part in key):
+            return self.responses.read(self.times_s[key[1]])[key[0]]
+        return np.asarray(self)[key]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.asarray(self.responses.read(self.times_s), dtype)
 
 
 def image_parts(
@@ -79,10 +98,10 @@ def image_parts(
     _check_any(screen, responses, len(covered))
     trials, onset = [trials[row] for row in covered], onset[covered]
     start, stop = onset + window_s[0], onset + window_s[1]
-    stimulus, first = _stimuli(trials)
+    stimulus, first, dtype = _stimuli(trials)
     images = [trials[row] for row in first]
     return {
-        "stimuli": TrialFiles(partial(_image, images), (len(images), *_size(trials)), _dtype(images)),
+        "stimuli": TrialFiles(partial(_image, images), (len(images), *_size(trials)), dtype),
         "trials": _table(screen, trials, stimulus),
         "responses": TrialFiles(partial(_window, responses, start, stop), (len(trials), responses.shape[1])),
         "response_start_ms": 1000 * window_s[0],
@@ -106,23 +125,23 @@ def video_parts(
     _check_any(screen, responses.device, len(videos))
     trials = [video.trial for video in videos]
     frames = np.array([len(video.times_s) for video in videos], np.int64)
-    stimulus, first = _stimuli(trials, [None if v.frames is None else v.frames.tobytes() for v in videos])
-    shown = [videos[row] for row in first]
-    length = int(frames.max(initial=1))
-    # Shorter videos end in NaN, which whole numbers do not have.
-    dtype = _dtype([video.trial for video in shown])
-    dtype = dtype if (frames == length).all() else np.result_type(dtype, np.float32)
-    sampled = np.full((len(videos), len(signals.names), length), np.nan, np.float32)
+    stimulus, longest, dtype = _stimuli(trials, [None if v.frames is None else v.frames.tobytes() for v in videos])
+    shown, length = [videos[row] for row in longest], int(frames.max())
+    if (frames[longest] < length).any():
+        # Shorter videos end in NaN, which whole numbers do not have.
+        dtype = np.result_type(dtype, np.float32)
+    # At no time there is nothing: trials that are shorter end in NaN.
+    times = np.full((len(videos), length), np.nan)
     for row, video in enumerate(videos):
-        sampled[row, :, : frames[row]] = signals.at(video.times_s, responses.interpolation)
-    at = replace(responses, times_s=tuple(video.times_s + response_start_s for video in videos))
+        times[row, : frames[row]] = video.times_s
+    read = partial(_responses, responses, times + response_start_s)
     return {
         "stimuli": TrialFiles(partial(_video, shown), (len(shown), length, *_size(trials)), dtype, time_axis=0),
         "trials": _table(screen, trials, stimulus).assign(frames=frames),
-        "responses": TrialFiles(at, (len(videos), responses.device.shape[1], length)),
+        "responses": TrialFiles(read, (len(videos), responses.device.shape[1], length)),
         "response_start_ms": 1000 * response_start_s,
         "sampling_rate_hz": responses.rate_hz,
-        **signals.parts(sampled),
+        **signals.parts(np.stack([signals.at(trial, responses.interpolation) for trial in times])),
     }
 
 
@@ -184,13 +203,24 @@ def _check_any(screen: Screen, responses: Sequence | Spikes, covered: int) -> No
         )
 
 
-def _stimuli(trials: Listed[ScreenTrial], sampling: Listed[Any] | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Stimulus of each trial, numbered by first appearance, and the trials in which they appeared first."""
+def _stimuli(
+    trials: Listed[ScreenTrial], sampling: Listed[Any] | None = None
+) -> tuple[np.ndarray, np.ndarray, np.dtype]:
+    """Stimulus of each trial, numbered by first appearance; a trial that shows each as a whole; the type of all files.
+
+    A video that is the start of another is that one, cut short: screens lose frames. `sampling`: what tells apart how
+    the same video is sampled. Opens all files that differ, so that one of another shape than said is told here.
+    """
     files = identical_files([trial.file for trial in trials])
-    lengths = [trial.frames for trial in trials]
-    keys = list(zip(files.tolist(), lengths, sampling or [None] * len(trials), strict=True))
+    frames = np.array([trial.frames for trial in trials])
+    differ = np.unique(np.stack([files, frames]), axis=1, return_index=True)[1]
+    dtype = np.result_type(*{trials[row].read().dtype for row in differ})
+    if trials[0].modality == "video":
+        first = np.unique(files, return_index=True)[1]
+        files = longest_versions([trials[row].file for row in first])[files]
+    keys = list(zip(files.tolist(), sampling or [None] * len(trials), strict=True))
     stimulus = pd.factorize(pd.Series(keys, dtype=object))[0].astype(np.int64)
-    return stimulus, np.unique(stimulus, return_index=True)[1]
+    return stimulus, pd.Series(frames).groupby(stimulus).idxmax().to_numpy(), dtype
 
 
 def _size(trials: Listed[ScreenTrial]) -> tuple[int, ...]:
@@ -199,11 +229,6 @@ def _size(trials: Listed[ScreenTrial]) -> tuple[int, ...]:
         if trial.image_size != size:
             raise trial.meta.wrong("image_size", f"{list(size)} as in {trials[0].meta.path.name}")
     return size
-
-
-def _dtype(trials: Listed[ScreenTrial]) -> np.dtype:
-    """That holds the numbers of all files; opens each of them, so that a file of another shape is told here."""
-    return np.result_type(*{trial.read().dtype for trial in trials})
 
 
 def _table(screen: Screen, trials: Listed[ScreenTrial], stimulus: np.ndarray) -> pd.DataFrame:
@@ -228,6 +253,10 @@ def _image(images: Listed[ScreenTrial], row: int) -> np.ndarray:
 
 def _video(videos: Listed[SampledVideo], row: int) -> np.ndarray:
     return videos[row].read()
+
+
+def _responses(responses: ResponsesAt, times_s: np.ndarray, row: int) -> TrialResponses:
+    return TrialResponses(responses, times_s[row])
 
 
 def _window(responses: Sequence | Spikes, start_s: np.ndarray, stop_s: np.ndarray, row: int) -> np.ndarray:

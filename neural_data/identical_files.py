@@ -1,7 +1,7 @@
 """Which of many `.npy` files hold the same array: how stimuli that were shown several times are found again.
 
-Comes in: files. Goes out: a number for each, the same for identical arrays. Nothing but what is needed to tell them
-apart is read, and nothing is written.
+Comes in: files. Goes out: a number for each, the same for identical arrays; or, of clips that were cut short, the one
+that they are the start of. Nothing but what is needed to tell them apart is read, and nothing is written.
 """
 
 import hashlib
@@ -28,6 +28,33 @@ def identical_files(paths: Sequence[Path]) -> np.ndarray:
     for path, several in zip(list(looks), alike, strict=True):
         looks[path] = (looks[path], _digest(path) if several else b"")
     return pd.factorize(pd.Series([looks[path] for path in paths], dtype=object))[0].astype(np.int64)
+
+
+def longest_versions(paths: Sequence[Path]) -> np.ndarray:
+    """int64 (paths,): for each of different files the place in `paths` of the longest one that begins with it.
+
+    That is its own place where no other begins with it, or where such others are no versions of each other. Arrays
+    must have an axis of time first. Of files that begin alike, the shorter ones are compared with the longer ones.
+    """
+    begins: dict[Hashable, list[int]] = {}
+    for place, path in enumerate(paths):
+        array = npy_file(path)
+        begins.setdefault((array.dtype.str, array.shape[1:], array[:1].tobytes()), []).append(place)
+    longest = np.arange(len(paths))
+    for alike in begins.values():
+        arrays = {place: npy_file(paths[place]) for place in alike} if len(alike) > 1 else {}
+        ordered = sorted(arrays, key=lambda place: -len(arrays[place]))
+        for at, place in enumerate(ordered):
+            found = {int(longest[other]) for other in ordered[:at] if _starts_with(arrays[other], arrays[place])}
+            longest[place] = found.pop() if len(found) == 1 else place
+    return longest
+
+
+def _starts_with(longer: np.ndarray, shorter: np.ndarray) -> bool:
+    n = len(shorter)
+    if len(longer) == n or not all(np.array_equal(longer[at], shorter[at]) for at in (n // 2, n - 1)):
+        return False
+    return np.array_equal(longer[:n], shorter)
 
 
 def _glance(path: Path) -> Hashable:

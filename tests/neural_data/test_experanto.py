@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from neural_data.experanto import read_experanto
+from neural_data.experanto_devices import Sequence
 from neural_data.experanto_folder import open_experanto
 
 SIZE = (4, 6)
@@ -219,20 +220,37 @@ def test_screens_that_jitter_show_every_frame_once(tmp_path):
 
 def test_videos_of_several_lengths_end_in_nan(tmp_path):
     folder = Folder(tmp_path / "m")
-    for clip, frames in ((0, 12), (1, 7), (1, 12), (1, 7)):
+    for clip, frames in ((0, 12), (1, 7), (2, 12), (2, 12)):
         folder.show("video", CLIPS[clip][:frames], frames / 30)
     folder.blank()
     folder.sequence("responses", 30.0, 2, 0.0, folder.clock_s)
     folder.sequence("eye_tracker", 20.0, 4, 0.0, folder.clock_s)
     recording = read_experanto(folder.path)
-    assert recording.trials["frames"].tolist() == [12, 7, 12, 7]
-    assert recording.trials["stimulus"].tolist() == [0, 1, 2, 1]  # a clip that was cut is another
+    assert recording.trials["frames"].tolist() == [12, 7, 12, 12]
+    assert recording.trials["stimulus"].tolist() == [0, 1, 2, 2]
     assert recording.stimuli.dtype == np.float32
     assert np.isnan(recording.stimuli[1, 7:]).all()
     for part in (recording.responses, recording.behavior, recording.pupil_center):
         assert np.isnan(part[1, :, 7:]).all()
         assert np.isfinite(part[1, :, :7]).all()
     assert recording.trial(1)["video"].shape == (7, *SIZE)
+
+
+def test_a_clip_that_lost_frames_is_still_that_clip(tmp_path):
+    folder = Folder(tmp_path / "m")
+    for clip, frames in ((0, 11), (1, 12), (0, 12), (1, 7), (0, 12)):
+        folder.show("video", CLIPS[clip][:frames], frames / 30)
+    folder.blank()
+    data = folder.sequence("responses", 30.0, 2, 0.0, folder.clock_s)
+    recording = read_experanto(folder.path)
+    assert recording.trials["stimulus"].tolist() == [0, 1, 0, 1, 0]
+    assert recording.trials["repeat"].tolist() == [0, 0, 1, 1, 2]
+    assert recording.trials["frames"].tolist() == [11, 12, 12, 7, 12]
+    assert recording.stimuli.dtype == np.uint8
+    np.testing.assert_array_equal(recording.stimuli[:], CLIPS[:2])
+    np.testing.assert_array_equal(recording.trial(3)["video"], CLIPS[1][:7])
+    np.testing.assert_array_equal(recording.trial(0)["responses"], data[:11].T)
+    assert np.isnan(recording.responses[0, :, 11]).all()
 
 
 def test_colour(tmp_path):
@@ -337,6 +355,15 @@ def test_spikes_are_responses_too(tmp_path):
         np.testing.assert_array_equal(recording.responses[row], expected)
 
 
+def test_devices_of_no_use_here_may_be_of_any_kind(tmp_path):
+    folder, _ = videos(tmp_path / "m", order=(0,))
+    folder.sequence("responses", 30.0, 2, 0.0, folder.clock_s)
+    folder.sequence("lfp", 30.0, 2, 0.0, folder.clock_s, modality="lfp")
+    assert "devices not read: lfp" in read_experanto(folder.path).notes
+    with pytest.raises(ValueError, match=r"lfp/meta\.yml: modality: found 'lfp', expected sequence or screen"):
+        open_experanto(folder.path)
+
+
 def test_neuron_properties(tmp_path):
     folder, _ = videos(tmp_path / "m", order=(0,))
     listed = {"unit_ids": "meta/unit_ids.npy", "fields": "meta/fields.npy"}
@@ -372,13 +399,22 @@ def test_a_recording_can_be_handed_to_another_process(tmp_path):
     assert dataclasses.replace(recording, name="again").name == "again"
 
 
-def test_a_window_of_a_trial_reads_only_that(tmp_path):
+def test_a_window_of_a_trial_reads_only_that(tmp_path, monkeypatch):
+    at = Sequence.at
     folder, _ = videos(tmp_path / "m")
     folder.sequence("responses", 30.0, 2, 0.0, folder.clock_s)
     recording = read_experanto(folder.path)
     window = recording.trial(3, 4, 9)
     np.testing.assert_array_equal(window["video"], CLIPS[2][4:9])
     np.testing.assert_array_equal(window["responses"], recording.responses[3][:, 4:9])
+    asked = []
+    monkeypatch.setattr(Sequence, "at", lambda device, times, how: asked.append(len(times)) or at(device, times, how))
+    recording.trial(3, 4, 9)
+    assert asked == [5]
+    whole = recording.responses[3]
+    assert asked == [5, 12]
+    for key in ((0,), (slice(None), 3), ([1, 0], [2, 5]), (slice(1, None), slice(2, 8, 3)), (Ellipsis, slice(3))):
+        np.testing.assert_array_equal(recording.responses[(3, *key)], whole[key])
 
 
 MISTAKES = {
@@ -450,6 +486,15 @@ def test_each_mistake_is_one_line(tmp_path, mistake):
         read_experanto(folder.path, **options)
     assert "\n" not in str(caught.value)
     assert str(tmp_path) in str(caught.value) or str(caught.value).startswith(tuple(options))
+
+
+def test_each_repeat_of_a_clip_has_its_frames(tmp_path):
+    folder, _ = videos(tmp_path / "m", order=(0,))
+    folder.show("video", CLIPS[0], 0.4, num_frames=13)
+    np.save(folder.path / "screen" / "timestamps.npy", [*folder.times, folder.clock_s])
+    folder.sequence("responses", 30.0, 2, 0.0, folder.clock_s + 1)
+    with pytest.raises(ValueError, match=r"00003\.npy: found uint8 of shape \(12, 4, 6\), expected .* \(13, 4, 6\)"):
+        read_experanto(folder.path)
 
 
 def test_clocks_that_do_not_meet(tmp_path):

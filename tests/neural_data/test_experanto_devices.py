@@ -266,7 +266,10 @@ SEQUENCE_MISTAKES = {
         "end_time: found -1.0, expected seconds on the clock of start_time, not",
     ),
     "endless": ({"end_time": float("inf")}, "end_time: found inf, expected seconds on the clock"),
-    "wrong n_signals": ({"n_signals": 4}, r"data\.npy: found shape \(50, 3\), expected \(time, n_signals = 4\)"),
+    "wrong n_signals": (
+        {"n_signals": 4},
+        r"data\.npy: found float32 of shape \(50, 3\), expected numbers of sh",
+    ),
     "half a signal": ({"n_signals": 2.5}, "n_signals: found 2.5, expected a whole number"),
     "unknown modality": (
         {"modality": "movie"},

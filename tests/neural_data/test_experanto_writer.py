@@ -34,6 +34,7 @@ recordings = st.fixed_dictionaries(
         "center": st.booleans(),
         "in_time": st.booleans(),
         "marks": st.booleans(),
+        "cut": st.lists(st.booleans(), min_size=6, max_size=6),
         "ids": st.sampled_from([["7", "12", "3"], ["007", "a", "9" * 30]]),
         "seed": st.integers(0, 2**16),
     }
@@ -63,10 +64,13 @@ def made(case: dict) -> Recording:
     }
     values["responses"][0, 1] = np.nan
     if video:
-        frames = lengths[stimulus]
+        # A repeat may lack its last frame.
+        cut = np.array(case["cut"][:n]) & (np.array(repeat) > 0)
+        frames = np.maximum(1, lengths[stimulus] - cut)
         trials = trials.assign(frames=frames)
         for row, stop in enumerate(frames):
-            stimuli[stimulus[row], stop:] = np.nan if stop < length else 0
+            clip = lengths[stimulus[row]]
+            stimuli[stimulus[row], clip:] = np.nan if clip < length else 0
             for part in values.values():
                 part[row, ..., stop:] = np.nan if part.ndim == 3 else part[row, ..., stop:]
     if case["marks"]:
@@ -142,7 +146,14 @@ def test_what_is_written_comes_back(case, memmap, blank_ms, start_s, interpolati
 def clips():
     """Two videos of 4 frames at 10 Hz, the second shown twice."""
     case = {"video": True, "order": [0, 1, 1], "lengths": [4] * 4, "colour": False, "dtype": "uint8", "rate": 10.0}
-    case |= {"tiers": list(TIERS), "behavior": list(NAMES[:3]), "center": True, "in_time": True, "marks": False}
+    case |= {
+        "tiers": list(TIERS),
+        "behavior": list(NAMES[:3]),
+        "center": True,
+        "in_time": True,
+        "marks": False,
+        "cut": [False] * 6,
+    }
     return made(case | {"ids": ["1", "2", "3"], "seed": 1})
 
 
@@ -269,7 +280,7 @@ def test_what_the_format_cannot_hold_is_refused(clips, tmp_path, change, message
 def test_images_must_last_until_their_response_is_over(tmp_path):
     recording = made(
         {"video": False, "order": [0, 1], "lengths": [1] * 4, "colour": False, "dtype": "uint8", "rate": 10.0}
-        | {"tiers": list(TIERS), "behavior": [], "center": False, "in_time": False, "marks": False}
+        | {"tiers": list(TIERS), "behavior": [], "center": False, "in_time": False, "marks": False, "cut": []}
         | {"ids": ["1", "2", "3"], "seed": 1}
     )
     with pytest.raises(ValueError, match="image_ms and blank_ms: found 500 ms together, expected at least 550"):

@@ -1,4 +1,4 @@
-"""identical_files: equal arrays, and only those, share a number."""
+"""identical_files, longest_versions: equal arrays share a number, cut ones point at the whole."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from neural_data import identical_files as module
-from neural_data.identical_files import identical_files
+from neural_data.identical_files import identical_files, longest_versions
 
 
 @pytest.fixture(scope="module")
@@ -49,3 +49,17 @@ def test_no_file_and_a_missing_one(tmp_path):
     assert identical_files([]).shape == (0,)
     with pytest.raises(FileNotFoundError, match=r"none\.npy: no such file"):
         identical_files([tmp_path / "none.npy"])
+
+
+def test_versions_that_were_cut_short(tmp_path):
+    a, b = np.random.default_rng(0).integers(0, 256, (2, 9, 3, 4), np.uint8)
+    b[:4] = a[:4]  # the same start: what ends before that may be either
+    c = a.copy()
+    c[5] += 1
+    stored = [a[:6], b, a[:3], a, a[:8], c[:7], a[:6].astype(np.int16), a[:6, :2], b[:5]]
+    expected = [3, 1, 2, 3, 3, 5, 6, 7, 1]
+    paths = [tmp_path / f"{i}.npy" for i in range(len(stored))]
+    for path, array in zip(paths, stored, strict=True):
+        np.save(path, array)
+    assert longest_versions(paths).tolist() == expected
+    assert longest_versions([]).tolist() == []
