@@ -63,7 +63,7 @@ class VideoConfig:
     features_per_neuron: int = setting(2, "features that a neuron reads", "features", 1)
     response: str = setting(
         "spikes",
-        "what is recorded: spike counts, calcium traces, or non-negative deconvolved ones",
+        "what is recorded: spike counts, calcium traces, or deconvolved ones, which are never negative",
         choices=("spikes", "calcium", "deconvolved"),
     )
     rise_ms: float = setting(50.0, "time constant with which calcium rises", "ms", 1)
