@@ -13,7 +13,7 @@ from typing import Any
 FIELD_SIZE = {"VISp": 1.0, "VISl": 1.4, "VISrl": 1.5, "VISal": 1.6, "VISpm": 1.8, "VISam": 1.9}
 
 IMAGE_FORMATS = ("arrays", "sensorium_static", "experanto", "nwb")
-VIDEO_FORMATS = ("arrays", "sensorium_video", "experanto", "nwb")
+VIDEO_FORMATS = ("arrays", "sensorium_video", "experanto")
 IMAGE_KEYS = ("stimuli", "repeats", "size", "missing_repeats")
 
 MAIN_TIERS = ("oracle", "live_test_main", "final_test_main")
