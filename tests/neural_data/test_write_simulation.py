@@ -144,6 +144,8 @@ def test_videos_as_arrays(tmp_path):
     try:
         folder = write_simulation(config)
     except ValueError as error:
+        if "arrays hold no behavior" not in str(error):
+            raise
         pytest.skip(f"arrays hold no videos yet: {error}")
     for recording, _ in simulate_videos(config):
         read = read_arrays(folder / recording.name)
