@@ -13,7 +13,7 @@ from typing import Any
 FIELD_SIZE = {"VISp": 1.0, "VISl": 1.4, "VISrl": 1.5, "VISal": 1.6, "VISpm": 1.8, "VISam": 1.9}
 
 IMAGE_FORMATS = ("arrays", "sensorium_static", "experanto", "nwb")
-VIDEO_FORMATS = ("arrays", "sensorium_video", "experanto", "nwb")
+VIDEO_FORMATS = ("arrays", "sensorium_video", "experanto")
 IMAGE_KEYS = ("stimuli", "repeats", "size", "missing_repeats")
 
 MAIN_TIERS = ("oracle", "live_test_main", "final_test_main")
@@ -63,7 +63,7 @@ class VideoConfig:
     features_per_neuron: int = setting(2, "features that a neuron reads", "features", 1)
     response: str = setting(
         "spikes",
-        "what is recorded: spike counts, calcium traces, or non-negative deconvolved ones",
+        "what is recorded: spike counts, calcium traces, or deconvolved ones, which are never negative",
         choices=("spikes", "calcium", "deconvolved"),
     )
     rise_ms: float = setting(50.0, "time constant with which calcium rises", "ms", 1)

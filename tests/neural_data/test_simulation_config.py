@@ -37,6 +37,7 @@ def test_the_command_reads_groups_of_keys():
         ({}, {"frames": 50}, "videos: set, but dynamic is false; expected dynamic=true"),
         ({"format": "sensorium_video"}, {}, "format: found 'sensorium_video', expected one of arrays, .* for images"),
         ({"dynamic": True, "format": "sensorium_static"}, {}, "format: found 'sensorium_static', .* for videos"),
+        ({"dynamic": True, "format": "nwb"}, {}, "format: found 'nwb', expected one of arrays, .* for videos"),
         ({"format": "zip"}, {}, "format: found 'zip', expected one of arrays, sensorium_static"),
         ({"dynamic": True}, {"frames": 5}, "videos.frames: found 5, expected 20 to 10000"),
         ({"dynamic": True}, {"response": "dff"}, "videos.response: found 'dff', expected one of spikes, calcium"),

@@ -144,6 +144,8 @@ def test_videos_as_arrays(tmp_path):
     try:
         folder = write_simulation(config)
     except ValueError as error:
+        if "arrays hold no behavior" not in str(error):
+            raise
         pytest.skip(f"arrays hold no videos yet: {error}")
     for recording, _ in simulate_videos(config):
         read = read_arrays(folder / recording.name)
@@ -202,13 +204,11 @@ def test_experanto(tmp_path, dynamic):
         same_trials(read, recording, range(0, len(recording.trials), 4), behavior=dynamic)
 
 
-@pytest.mark.parametrize("dynamic", [False, True])
-def test_neuropixels_sessions(tmp_path, dynamic):
+def test_images_as_neuropixels_sessions(tmp_path):
     pytest.importorskip("neural_data.allen_writer")
     import h5py
 
-    config = (of_videos if dynamic else of_images)(tmp_path / "simulation", "nwb")
-    folder = write_simulation(config)
+    folder = write_simulation(of_images(tmp_path / "simulation", "nwb"))
     assert sorted(file.name for file in folder.iterdir()) == ["animal1.nwb", "animal2.nwb", "truth"]
     with h5py.File(folder / "animal1.nwb") as session:
-        assert len(session["units/id"]) == (10 if dynamic else 12)
+        assert len(session["units/id"]) == 12
