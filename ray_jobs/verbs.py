@@ -86,7 +86,7 @@ def simulated_source(config: ShardsConfig) -> "Source":
 
 def simulate(config: SimulationConfig) -> None:
     """Write a simulated recording and its truth; the same command finds it complete."""
-    from neural_data.arrays import read_arrays
+    from neural_data.formats import read_recordings
 
     if config.out is None:
         raise ValueError(
@@ -100,7 +100,8 @@ def simulate(config: SimulationConfig) -> None:
     else:
         write_simulation(config)
         made_with.write_text(settings)
-    print(read_arrays(folder).summary())
+    for recording in read_recordings(folder):
+        print(recording.summary())
     print(folder)
 
 
