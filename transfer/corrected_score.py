@@ -41,10 +41,14 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Scoring:
-    """`prepare(features)` once per layer; `score` as `protocol.py` calls it; `population`: one score per group."""
+    """`prepare(features)` once per layer; `score` as `protocol.py` calls it; `population`: one score per group.
+
+    `rotation_invariant`: whether coordinates of the stimuli may stand for features.
+    """
 
     prepare: Callable[[np.ndarray], Prepared]
     score: Score
+    rotation_invariant: bool
     population: bool = False
 
     def scored(self, neurons: pd.DataFrame) -> pd.DataFrame:
@@ -62,9 +66,11 @@ def scoring(config: PredictivityConfig) -> Scoring:
     if config.component_choices and config.mapping != "pls":
         raise ValueError(f"component_choices are for mapping=pls, found mapping={config.mapping}")
     if similar:
-        return Scoring(preparing(config, config.mapping == "cka"), similarity_score(config), population=True)
+        invariant = config.mapping == "cka"
+        return Scoring(preparing(config, invariant), similarity_score(config), invariant, population=True)
     mapping = mapping_of(config)
-    return Scoring(preparing(config, mapping.rotation_invariant), mapping_score(mapping, config))
+    invariant = mapping.rotation_invariant
+    return Scoring(preparing(config, invariant), mapping_score(mapping, config), invariant)
 
 
 def mapping_of(config: PredictivityConfig) -> Mapping:

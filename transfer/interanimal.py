@@ -17,6 +17,7 @@ from transfer.config import PredictivityConfig
 from transfer.corrected_score import Scoring
 from transfer.neuron_groups import FEWEST_STIMULI, NeuronGroup
 from transfer.protocol import Halves, Source, score_halves
+from transfer.sample_space import coordinates_of_each
 
 ANIMALS = "animals"
 
@@ -67,9 +68,12 @@ def score_from(
         first.append(halves[0])
         second.append(halves[1])
     units = np.stack([np.concatenate(first, axis=2), np.concatenate(second, axis=2)])
+    number = units.shape[3]
+    if how.rotation_invariant:
+        units = coordinates_of_each(units)
     target = Halves(*halves_in_order(of_stimuli(group, stimuli), target_order))
     table = score_halves(Source(units), target, how.scored(group.neurons), how.score, config, choose=False)
-    return table.assign(features=units.shape[3])
+    return table.assign(features=number)
 
 
 def of_stimuli(group: NeuronGroup, stimuli: np.ndarray) -> np.ndarray:

@@ -38,6 +38,14 @@ def sample_coordinates(features: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(triangle.T)
 
 
+def coordinates_of_each(features: np.ndarray) -> np.ndarray:
+    """`sample_coordinates` of each of several sets (..., stimuli, features) that fit into memory: (..., stimuli, r)."""
+    if features.shape[-1] <= features.shape[-2]:
+        return features
+    centred = features - features.mean(-2, keepdims=True)
+    return np.ascontiguousarray(np.linalg.qr(centred.mT, mode="r").mT)
+
+
 def train_space(X: np.ndarray, X_test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Coordinates (stimuli, r) and (tests, r) in the r < stimuli directions in which the train stimuli vary.
 
@@ -55,7 +63,8 @@ def train_basis(X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """An orthonormal basis (features, r) of the centred rows of X, and their coordinates (stimuli, r) in it."""
     # Transposed, because the decomposition of a tall matrix takes less time than that of a wide one.
     left, singular, right = np.linalg.svd((X - X.mean(0)).T, full_matrices=False)
-    kept = singular > singular.max(initial=0) * max(X.shape) * np.finfo(np.float64).eps
+    # Subtracting the mean leaves rounding errors of the size of X, not of what is left of it.
+    kept = singular > np.linalg.norm(X) * max(X.shape) * np.finfo(np.float64).eps
     return left[:, kept], right[kept].T * singular[kept]
 
 

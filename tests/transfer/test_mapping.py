@@ -9,7 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.cross_decomposition import PLSRegression
 
-from transfer.mapping import PLSMapping, even_blocks, predict_splits
+from transfer.mapping import PLSMapping, even_blocks, fit_predict_sets, predict_splits
+from transfer.one_to_one import OneToOneMapping
+from transfer.ridge import RidgeMapping
 from transfer.sample_space import sample_coordinates
 
 # Its squared change per iteration. At the default, 1e-6, scikit-learn itself is only right to about 1e-3.
@@ -288,3 +290,15 @@ def test_nan_in_a_later_set_is_refused():
     X = np.random.default_rng(1).normal(size=(8, 4))
     with pytest.raises(ValueError, match="NaN or infinite"):
         PLSMapping(2).fit_predict_many(X, Y, X)
+
+
+@pytest.mark.parametrize("mapping", [PLSMapping(4), RidgeMapping(), OneToOneMapping()])
+def test_sets_with_features_of_their_own_are_those_fitted_one_by_one(mapping):
+    rng = np.random.default_rng(0)
+    x, x_test = rng.normal(size=(5, 20, 8)), rng.normal(size=(5, 7, 8))
+    y = rng.normal(size=(5, 20, 3)) + x[:, :, :3]
+    found = fit_predict_sets(mapping, x, y, x_test)
+    for i in range(5):
+        np.testing.assert_allclose(found[i], mapping.fit(x[i], y[i]).predict(x_test[i]), atol=1e-10)
+    with pytest.raises(ValueError, match="a mapping needs X"):
+        mapping.fit_predict_many(x[:4], y, x_test[:4])

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from transfer.sample_space import BLOCK_FEATURES, sample_coordinates, train_basis, train_space
+from transfer.sample_space import BLOCK_FEATURES, coordinates_of_each, sample_coordinates, train_basis, train_space
 
 
 def products(values: np.ndarray) -> np.ndarray:
@@ -76,3 +76,12 @@ def test_what_is_not_finite_is_one_line(bad):
     values[2, -1] = bad
     with pytest.raises(ValueError, match="NaN or infinite values; leave out"):
         sample_coordinates(values)
+
+
+@pytest.mark.parametrize("features", [5, 30])
+def test_coordinates_of_each_set_keep_its_products(features):
+    values = np.random.default_rng(0).normal(size=(2, 3, 12, features))
+    found = coordinates_of_each(values)
+    assert found.shape == (2, 3, 12, min(features, 12))
+    found, values = (array - array.mean(-2, keepdims=True) for array in (found, values))
+    np.testing.assert_allclose(found @ found.mT, values @ values.mT, atol=1e-12)
