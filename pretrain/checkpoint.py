@@ -147,6 +147,16 @@ def load_published_backbone(path: Path, state: Any, model: str | None) -> Traine
     return TrainedBackbone(backbone.eval(), spec, 0, epoch if isinstance(epoch, int) else 0, path.resolve())
 
 
+def untrained_backbone(model: str, seed: int) -> TrainedBackbone:
+    """A network as it is before training: weights drawn from the seed, the evaluation transform of its model."""
+    info = model_info(model)
+    args = {"num_classes": 0} if info.classifier else {}
+    torch.manual_seed(seed)
+    backbone = create_model(model, **args)
+    spec = BackboneSpec(model, args, info.input_size, list(info.mean), list(info.std))
+    return TrainedBackbone(backbone.eval(), spec, 0, 0, Path(f"untrained_{model}"))
+
+
 def training_state(
     objective: nn.Module, optimizer: Any, spec: BackboneSpec, epoch: int, average: WeightAverage | None = None
 ) -> dict[str, Any]:

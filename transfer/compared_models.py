@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from pretrain.checkpoint import BackboneSpec, TrainedBackbone, load_trained_backbone
+from pretrain.checkpoint import BackboneSpec, TrainedBackbone, load_trained_backbone, untrained_backbone
 from pretrain.models import create_model, model_info
 from transfer.config import PredictivityConfig
 from transfer.features import BATCH, extract_features, known_layer, prepare_stimuli
 from transfer.gabor_bank import gabor_energy
 
+UNTRAINED = "untrained_"
 TRAINED, RANDOM, GABOR, PIXELS = "trained", "random", "gabor", "pixels"
 
 Features = dict[str, np.ndarray]
@@ -44,7 +45,14 @@ def checkpoints_of(config: PredictivityConfig) -> list[TrainedBackbone]:
         found = "both" if config.checkpoint else "neither"
         raise ValueError(f"found {found} of checkpoint and checkpoints; set checkpoint=<one> or checkpoints=[a,b,c]")
     paths = config.checkpoints or [config.checkpoint]
-    return [load_trained_backbone(path, config.model) for path in paths]
+    return [opened(path, config) for path in paths]
+
+
+def opened(path: str, config: PredictivityConfig) -> TrainedBackbone:
+    """A checkpoint, or, as mouse-vision names it, `untrained_<model>`: its random weights, from the config's seed."""
+    if path.startswith(UNTRAINED) and not Path(path).exists():
+        return untrained_backbone(path.removeprefix(UNTRAINED), config.seed)
+    return load_trained_backbone(path, config.model)
 
 
 def compared_models(trained: Sequence[TrainedBackbone], config: PredictivityConfig) -> Iterator[ComparedModel]:
@@ -54,12 +62,13 @@ def compared_models(trained: Sequence[TrainedBackbone], config: PredictivityConf
         yield network(label, checkpoint.backbone.to(device), checkpoint.spec, config, checkpoint)
     if not config.baselines:
         return
-    specs = {(spec.name, str(sorted(spec.args.items()))): spec for spec in (item.spec for item in trained)}
+    of_trained = [item for item in trained if not str(item.path).startswith(UNTRAINED)]
+    specs = {(item.spec.name, str(sorted(item.spec.args.items()))): item.spec for item in of_trained}
     for spec in specs.values():
         torch.manual_seed(config.seed)
         untrained = create_model(spec.name, **spec.args).to(device)
         yield network(RANDOM if len(specs) == 1 else f"{RANDOM} {spec.name}", untrained, spec, config, None)
-    inputs = {view_of(spec): spec for spec in reversed(list(specs.values()))}
+    inputs = {view_of(item.spec): item.spec for item in reversed(trained)}
     for (side, *_), spec in reversed(inputs.items()):
         suffix = f" {side}" if len(inputs) > 1 else ""
         yield baseline(GABOR, suffix, spec, lambda images: gabor_energy(images.to(device)))
@@ -74,7 +83,7 @@ def view_of(spec: BackboneSpec) -> tuple[Any, ...]:
 
 def labels(trained: Sequence[TrainedBackbone]) -> list[str]:
     """`trained` for one checkpoint; for several the names of their run folders or files, told apart where equal."""
-    if len(trained) == 1:
+    if len(trained) == 1 and not str(trained[0].path).startswith(UNTRAINED):
         return [TRAINED]
     names = [
         path.parent.parent.name if path.parent.name == "checkpoints" else path.stem

@@ -12,7 +12,9 @@ from pretrain.config import setting
 class PredictivityConfig:
     """How well each layer of one or several models predicts recorded neurons, corrected for their noise."""
 
-    checkpoint: str | None = setting(None, "run folder of a pretraining, a checkpoint file, or a published file")
+    checkpoint: str | None = setting(
+        None, "run folder of a pretraining, a checkpoint file, a published file, or untrained_<model>"
+    )
     recording: str | None = setting(
         None, "recording of any format that `murine data info` knows, or a folder of several recordings"
     )

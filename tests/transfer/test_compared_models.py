@@ -78,3 +78,15 @@ def test_baselines_are_there_once_for_each_network_and_input(tiny_run):
 
 def layer_of(model: ComparedModel, images: torch.Tensor) -> torch.Tensor:
     return model.activations(images, ["layer1"])["layer1"]
+
+
+def test_an_untrained_network_is_a_model_of_its_own_and_its_own_baseline():
+    config = PredictivityConfig(checkpoints=["untrained_single_stream"], layers=["VISp"], accelerator="cpu", seed=3)
+    trained = checkpoints_of(config)
+    assert [model.label for model in compared_models(trained, config)] == ["untrained_single_stream", "gabor", "pixels"]
+    torch.manual_seed(3)
+    expected = create_model("single_stream", **trained[0].spec.args)
+    for name, values in expected.state_dict().items():
+        assert torch.equal(trained[0].backbone.state_dict()[name], values)
+    with pytest.raises(ValueError, match="single_strem"):
+        checkpoints_of(PredictivityConfig(checkpoint="untrained_single_strem"))
