@@ -125,7 +125,7 @@ def predictivity(config: PredictivityConfig) -> None:
 
     folder = run(config)
     show_predictivity(pd.read_parquet(folder / "predictivity.parquet"))
-    show_one_number(pd.read_csv(folder / "chosen.csv"))
+    show_one_number(pd.read_csv(folder / "chosen.csv").fillna({"area": ""}))
     print(folder)
 
 
@@ -157,7 +157,7 @@ def show_one_number(table: pd.DataFrame) -> None:
         shown.add_column(heading, justify="right", no_wrap=True)
     for row in table.itertuples():
         interval = f"{row.low:.3f} to {row.high:.3f}"
-        shown.add_row(row.model, row.area, row.layers, f"{row.median:.3f}", interval, str(row.neurons))
+        shown.add_row(row.model, row.area or "unnamed", row.layers, f"{row.median:.3f}", interval, str(row.neurons))
     Console().print(shown)
 
 
