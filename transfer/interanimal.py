@@ -23,22 +23,23 @@ ANIMALS = "animals"
 
 
 def other_animals(groups: Sequence[NeuronGroup], how: str) -> list[tuple[NeuronGroup, list[list[NeuronGroup]]]]:
-    """Each group with its sources: lists of groups of the same area of other animals, who saw the same stimuli.
+    """Each group with its sources: lists of groups of the same area of other animals, who saw half its stimuli or more.
 
     One source of all of them for `holdout`, one of each for `pairwise`, none for `none`. A group without a source, or
     whose sources share too few stimuli with it, is left out.
     """
     found = []
     for group in groups if how != "none" else ():
-        others = [
-            other
-            for other in groups
-            if (other.area, other.recording) == (group.area, group.recording) and other.animal != group.animal
-        ]
+        others = [other for other in groups if is_source(other, group)]
         shared = reduce(np.intersect1d, [group.stimuli, *(other.stimuli for other in others)])
         if others and len(shared) >= FEWEST_STIMULI:
             found.append((group, [others] if how == "holdout" else [[other] for other in others]))
     return found
+
+
+def is_source(other: NeuronGroup, group: NeuronGroup) -> bool:
+    same_place = (other.area, other.recording) == (group.area, group.recording) and other.animal != group.animal
+    return same_place and 2 * len(np.intersect1d(other.stimuli, group.stimuli)) >= len(group.stimuli)
 
 
 def score_from_animals(

@@ -43,6 +43,8 @@ def test_sources_are_other_animals_of_the_same_area():
 def test_animals_that_saw_other_stimuli_predict_nobody():
     other = dataclasses.replace(group("b", 2), stimuli=np.arange(57, 117))
     assert other_animals([group("a", 1), other], "holdout") == []
+    pairs = other_animals([group("a", 1), other, group("c", 3)], "holdout")
+    assert names(pairs) == [("a", [["c"]]), ("c", [["a"]])], "the others go without it"
 
 
 @pytest.mark.parametrize("kind", ["holdout", "pairwise"])
