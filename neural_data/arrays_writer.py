@@ -1,0 +1,184 @@
+"""A recording written as a folder of `.npy` files, in the layout that `arrays.py` reads and describes.
+
+Comes in: a `Recording`. Goes out: a folder. Stimuli and trials are read and written one by one, so that neither has to
+fit in memory.
+"""
+
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from neural_data.array_checks import scaled
+from neural_data.array_layout import EXTRA, NEURONS, TRIAL_NAMES, TRIALS
+from neural_data.recording import Recording
+from neural_data.tables import NEURON_COLUMNS, POSITION_COLUMNS, TRIAL_COLUMNS
+
+PARTS = ("responses", "behavior", "pupil_center")
+SPARE_BYTES = 2**26
+
+
+def write_arrays(recording: Recording, folder: str | Path) -> Path:
+    """Writes the folder form without prefixes, such that `read_arrays` gives the recording back.
+
+    Trials come back ordered by repeat and stimulus, with repeats numbered from 0, without those that have no response
+    at all unless they are withheld; name and source become those of the folder. Nested statistics come back flat, their
+    names joined by dots. Written beside the folder first and renamed, so that a folder of that name is always whole.
+    Raises ValueError where the layout cannot hold the recording, the disk is too full, or the folder exists and is not
+    empty.
+    """
+    folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"{folder}: exists already; name a new or an empty folder")
+    numbers, repeat = np.unique(recording.trials["repeat"].to_numpy(), return_inverse=True)
+    grid = (len(numbers), len(recording.stimuli))
+    place = repeat * grid[1] + recording.trials["stimulus"].to_numpy()
+    small = dict(_small_arrays(recording, place, grid))
+    stimuli = scaled(f"{recording.name}: stimuli", recording.stimuli)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    _check_space(recording, stimuli, grid, folder.parent)
+    unfinished = folder.with_name(f".{folder.name}.{os.getpid()}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir()
+    try:
+        for name, values in small.items():
+            np.save(unfinished / f"{name}.npy", values, allow_pickle=False)
+        _write_stimuli(stimuli, unfinished / f"{'videos' if recording.video else 'images'}.npy")
+        for part in PARTS:
+            if getattr(recording, part) is not None:
+                _write_grid(recording, part, place, grid, unfinished / f"{part}.npy")
+        if folder.exists():
+            folder.rmdir()
+        unfinished.rename(folder)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return folder
+
+
+def _small_arrays(recording: Recording, place: np.ndarray, grid: tuple[int, int]) -> Iterator[tuple[str, np.ndarray]]:
+    """All arrays but stimuli, responses, behavior and pupil_center, by name."""
+    for column in recording.neurons:
+        known = column in NEURON_COLUMNS
+        values = _plain(recording, f"neurons column {column}", recording.neurons[column])
+        yield (
+            (column if known else _named(recording, NEURONS, column)),
+            (values.astype(float) if column in POSITION_COLUMNS else values),
+        )
+    for column in recording.trials:
+        if column not in TRIAL_COLUMNS or column == "tier":
+            known = column == "tier" or column in TRIAL_NAMES
+            name = column if known else _named(recording, TRIALS, column)
+            if column != "frames":
+                yield name, _per_trial(recording, column, recording.trials[column], place, grid)
+    if recording.dynamic:
+        yield "frames", _per_trial(recording, "frames", pd.Series(recording.frames), place, grid)
+    if recording.sampling_rate_hz is not None:
+        yield "sampling_rate_hz", np.float64(recording.sampling_rate_hz)
+    yield "response_start_ms", np.float64(recording.response_start_ms)
+    if recording.behavior_names:
+        yield "behavior_names", np.array(recording.behavior_names, dtype=np.str_)
+    if recording.notes:
+        yield "notes", np.array(recording.notes, dtype=np.str_)
+    for name, values in _flat(recording.statistics):
+        yield _named(recording, EXTRA, name), _plain(recording, f"statistics {name}", values)
+
+
+def _flat(statistics: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    for name in statistics:
+        if isinstance(statistics[name], Mapping):
+            yield from _flat(statistics[name], f"{above}{name}.")
+        else:
+            yield f"{above}{name}".replace("/", "."), statistics[name]
+
+
+def _named(recording: Recording, start: str, name: Any) -> str:
+    if not re.fullmatch(r"[^/\\\x00]+", str(name)):
+        raise ValueError(f"{recording.name}: found the name {name!r}, expected one that a file can have")
+    return f"{start}{name}"
+
+
+def _plain(recording: Recording, what: str, values: Any) -> np.ndarray:
+    """Numbers, truths or text as an array; text that is missing is ""."""
+    if isinstance(values, pd.Series) and values.dtype.kind not in "biuf":
+        values = values.astype(object).where(values.notna(), "")
+        values = np.array([str(value) for value in values], dtype=np.str_)
+    values = np.asarray(values)
+    if values.dtype.kind not in "biufU":
+        raise ValueError(f"{recording.name}: {what}: found {values.dtype}, expected numbers or text")
+    return values
+
+
+def _per_trial(
+    recording: Recording, column: str, values: pd.Series, place: np.ndarray, grid: tuple[int, int]
+) -> np.ndarray:
+    """(stimuli,) where all repeats agree, else (repeats, stimuli); empty where there was no presentation.
+
+    `frames` are always (repeats, stimuli), as their 0 says that there was none.
+    """
+    values = _plain(recording, f"trials column {column}", values.reset_index(drop=True))
+    empty = "" if values.dtype.kind == "U" else np.nan if values.dtype.kind == "f" else 0
+    whole = np.full(grid, empty, dtype=values.dtype)
+    whole.ravel()[place] = values
+    stored = whole.ravel()[place]
+    differs = np.flatnonzero((stored != values) & ~((stored != stored) & (values != values)))
+    if len(differs):
+        row = differs[0]
+        raise ValueError(
+            f"{recording.name}: trial {row} has {column} {values[row]!r}, expected {stored[row]!r} as in another trial "
+            "of the same repeat and stimulus; write each animal into a folder of its own"
+        )
+    if column == "frames":
+        return whole
+    per_stimulus = np.full(grid[1], empty, dtype=values.dtype)
+    per_stimulus[place % grid[1]] = values
+    kept = per_stimulus[place % grid[1]]
+    same = ((kept == values) | ((kept != kept) & (values != values))).all()
+    return per_stimulus if same else whole
+
+
+def _check_space(recording: Recording, stimuli: Any, grid: tuple[int, int], folder: Path) -> None:
+    parts = [getattr(recording, part) for part in PARTS if getattr(recording, part) is not None]
+    shapes = [(*grid, *part.shape[1:]) for part in parts]
+    items = sum(float(np.prod(shape)) * _float(part).itemsize for shape, part in zip(shapes, parts, strict=True))
+    needed = items + float(np.prod(stimuli.shape)) * stimuli.dtype.itemsize + SPARE_BYTES
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise ValueError(
+            f"{folder}: {free / 2**30:.1f} GB are free, {recording.name} needs {needed / 2**30:.1f} as {grid[0]} repeats "
+            f"of {grid[1]} stimuli"
+        )
+
+
+def _float(array: Any) -> np.dtype:
+    return np.result_type(np.float32, array.dtype)
+
+
+def _write_stimuli(stimuli: Any, file: Path) -> None:
+    stored = np.lib.format.open_memmap(file, mode="w+", dtype=stimuli.dtype, shape=tuple(stimuli.shape))
+    for row in range(len(stimuli)):
+        stored[row] = stimuli[row]
+    stored.flush()
+
+
+def _write_grid(recording: Recording, part: str, place: np.ndarray, grid: tuple[int, int], file: Path) -> None:
+    """Fills (repeats, stimuli, ...) on disk, one presentation after the other, NaN where there was none."""
+    array = getattr(recording, part)
+    stored = np.lib.format.open_memmap(file, mode="w+", dtype=_float(array), shape=(*grid, *array.shape[1:]))
+    rows_of = pd.Series(range(len(place))).groupby(place).indices
+    for at in range(grid[0] * grid[1]):
+        cell = np.full(array.shape[1:], np.nan, dtype=stored.dtype)
+        # Animals may each have a row of their own for the same presentation: such rows fill each other's gaps.
+        for row in rows_of.get(at, ()):
+            values = np.asarray(array[int(row)], dtype=stored.dtype)
+            if (~np.isnan(cell) & ~np.isnan(values)).any():
+                number = recording.trials["repeat"].iat[int(row)]
+                what = "a neuron has two responses" if part == "responses" else f"{part} has two values"
+                raise ValueError(f"{recording.name}: {what} to one repeat {number} of a stimulus")
+            cell = np.where(np.isnan(cell), values, cell)
+        stored[divmod(at, grid[1])] = cell
+    stored.flush()
