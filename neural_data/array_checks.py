@@ -153,12 +153,12 @@ def _check_neurons(start: str, name: str, values: Any, size: GridShape) -> None:
 
 
 def _per_trial(start: str, name: str, values: Any, size: GridShape) -> np.ndarray:
-    """(repeats, stimuli) of a column of the trials."""
+    """A column of the trials, (repeats, stimuli), or (1, stimuli) where it is the same for all repeats."""
     shape, grid = tuple(values.shape), (size.repeats, size.stimuli)
     if shape not in (grid, grid[1:]) and not (len(shape) == 1 and 1 in grid and shape[0] == max(grid)):
         raise ValueError(f"{start}: found shape {shape}, expected ({size.stimuli},), one per stimulus, or {grid}")
     values = np.asarray(values)
-    values = values.reshape(grid) if values.size == size.repeats * size.stimuli else np.broadcast_to(values, grid)
+    values = values.reshape(grid) if values.size == size.repeats * size.stimuli else values[None]
     if name in TRIAL_TEXTS:
         _check_kind(start, values, "Uiu", "text or whole numbers")
     elif name == "withheld":

@@ -80,7 +80,7 @@ def _npy_folder(path: Path) -> NamedArrays:
         if file.stem.startswith((TRUTH_PREFIX, ".")):
             continue
         try:
-            arrays[file.stem] = np.load(file, mmap_mode="r", allow_pickle=False)
+            arrays[file.stem] = _npy(file)
         except (ValueError, EOFError, OSError) as error:
             raise ValueError(f"{file}: cannot be read as numbers or text ({_line(error)})") from None
     table = _neuron_file(path / NEURON_FILE) if (path / NEURON_FILE).is_file() else {}
@@ -90,6 +90,14 @@ def _npy_folder(path: Path) -> NamedArrays:
             raise ValueError(f"{path / NEURON_FILE}: {column}: found also {array}.npy, expected one of the two")
     notes = (path / NOTES_FILE).read_text(encoding="utf-8") if (path / NOTES_FILE).is_file() else ""
     return NamedArrays(arrays, table, tuple(notes.splitlines()))
+
+
+def _npy(file: Path) -> np.ndarray:
+    try:
+        return np.load(file, mmap_mode="r", allow_pickle=False)
+    except ValueError:
+        # An array without elements cannot be mapped, but read.
+        return np.load(file, allow_pickle=False)
 
 
 def _neuron_file(table: Path) -> dict[str, np.ndarray]:

@@ -49,11 +49,11 @@ def nearest(name: str, names: Iterable[str], cutoff: float = 0.6) -> str:
     return f"; nearest: {close[0]}" if close else ""
 
 
-def misspelt_columns(columns: Iterable[str]) -> list[str]:
-    """A line for each column of the neuron table that is none of the layout's, but close to one that is absent."""
-    columns = list(columns)
-    absent = [name for name in NEURON_COLUMNS if name not in columns]
-    extra = [column for column in columns if column not in NEURON_COLUMNS]
+def misspelt_columns(names: Iterable[str]) -> list[str]:
+    """A line for each further column of the neuron table whose name is close to one of the layout's that is absent."""
+    names = set(names)
+    absent = [name for name in NEURON_COLUMNS if name not in names]
+    extra = sorted(name.removeprefix(NEURONS) for name in names if name.startswith(NEURONS))
     close = {column: difflib.get_close_matches(column, absent, n=1, cutoff=CLOSE) for column in extra}
     return [f"neurons: {column} is kept as it is; is {match[0]} meant?" for column, match in close.items() if match]
 

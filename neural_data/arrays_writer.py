@@ -149,8 +149,8 @@ def _check_space(recording: Recording, stimuli: Any, grid: tuple[int, int], fold
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise ValueError(
-            f"{folder}: {free / 2**30:.1f} GB are free, {recording.name} needs {needed / 2**30:.1f} as {grid[0]} repeats "
-            f"of {grid[1]} stimuli"
+            f"{folder}: {free / 2**30:.1f} GB are free, {recording.name} needs {needed / 2**30:.1f} "
+            f"as {grid[0]} repeats of {grid[1]} stimuli"
         )
 
 

@@ -27,22 +27,29 @@ def read_matlab(path: Path, skip: str = "\0") -> dict[str, np.ndarray]:
         try:
             arrays[name] = _array(values)
         except ValueError as error:
-            raise ValueError(f"{path}: {name}: {error}") from None
+            raise ValueError(f"{path}: {_name(name, values)}: {error}") from None
     return arrays
 
 
 def _load(path: Path) -> dict[str, Any]:
     from scipy.io import loadmat
+    from scipy.io.matlab import MatReadWarning
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error")  # such as two variables of one name, of which one would be lost
+            warnings.simplefilter("error", MatReadWarning)  # two variables of one name, of which one would be lost
             # mat_dtype: MATLAB stores doubles that are whole as small integers; their class says what they are.
             return loadmat(path, mat_dtype=True)
     except Exception as error:
         # scipy gives TypeError, struct.error, zlib.error, MemoryError and others where the bytes are no MATLAB file.
         line = " ".join(str(error).split())
         raise ValueError(f"{path}: cannot be read as a MATLAB file ({line or type(error).__name__})") from None
+
+
+def _name(name: str, values: Any) -> str:
+    """The name of a variable; that of an object is not where scipy looks for it."""
+    named = isinstance(values, _matlab_types()[2]) and "s0" in (values.dtype.names or ())
+    return bytes(values["s0"].flat[0]).decode("latin-1") if named else name
 
 
 def _is_struct(values: Any) -> bool:
