@@ -103,12 +103,12 @@ def _add_table(path: Path, groups: dict[str, dict[str, Any]], named: NamedArrays
 
 
 def _check_rate(path: Path, groups: Mapping, known: Mapping[str, float], sizes: list[GridShape]) -> None:
-    rate, times = known.get("sampling_rate_hz"), {size.time for size in sizes}
+    rate, times = known.get("sampling_rate_hz"), list(dict.fromkeys(size.time for size in sizes))
     if len(times) > 1:
         raise ValueError(
             f"{path}: responses: found {', '.join(map(str, times))} samples in time, expected as many of every animal"
         )
-    if rate is None and (times != {None} or any("videos" in group for group in groups.values())):
+    if rate is None and (times != [None] or any("videos" in group for group in groups.values())):
         raise ValueError(f"{path}: sampling_rate_hz: not there, expected with videos or responses resolved in time")
     if rate is not None and not 0 < rate < np.inf:
         raise ValueError(f"{path}: sampling_rate_hz: found {rate}, expected more than 0")

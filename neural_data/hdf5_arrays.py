@@ -20,6 +20,7 @@ from neural_data.stored_array import StoredArray
 # Arrays below this size are read at once: compressed ones would be decompressed again for every trial.
 LARGE_BYTES = 2**28
 CHUNK_CACHE_BYTES = 2**26
+SPARSE = "MATLAB_sparse"
 HIDDEN = "#"  # MATLAB's own groups, `#refs#` and `#subsystem#`
 NUMERIC = {"double", "single", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))}
 CELLSTR = "a cell array of character vectors; convert a string array with cellstr()"
@@ -53,9 +54,9 @@ def open_dataset(path: Path, name: str) -> h5py.Dataset:
 
 def _group(path: Path, file: h5py.File) -> h5py.Group:
     """Where the arrays are: the root, or the only group in it, such as a struct of MATLAB."""
-    items = {name: file.get(name, getclass=True) for name in file if not name.startswith(HIDDEN)}
-    groups = [name for name, kind in items.items() if kind is h5py.Group]
-    if len(items) == 1 and groups and "MATLAB_sparse" not in file[groups[0]].attrs:
+    items = {name: file.get(name) for name in file if not name.startswith(HIDDEN)}
+    groups = [name for name, item in items.items() if isinstance(item, h5py.Group) and SPARSE not in item.attrs]
+    if len(items) == 1 and groups:
         return file[groups[0]]
     if groups and len(groups) == len(items):
         raise ValueError(f"found the groups {', '.join(groups)}, expected arrays, or one group that holds them")
@@ -80,7 +81,7 @@ def _array(path: Path, item: Any) -> Any:
 
 
 def _what_group(item: h5py.Group) -> str:
-    if "MATLAB_sparse" in item.attrs:
+    if SPARSE in item.attrs:
         return "found a sparse matrix, expected a full one; convert it with full()"
     what = "a MATLAB struct" if "MATLAB_class" in item.attrs else "a group"
     return f"found {what} beside arrays, expected arrays, or one {what.split()[-1]} that holds all"
@@ -96,7 +97,7 @@ def _numbers(path: Path, item: h5py.Dataset, transposed: bool) -> np.ndarray | S
     if item.size * item.dtype.itemsize >= LARGE_BYTES:
         return StoredArray(partial(open_dataset, path, item.name), item.shape, item.dtype, transposed)
     values = item[()]
-    return values.T if transposed else values
+    return np.ascontiguousarray(values.T) if transposed else values
 
 
 def _matlab(path: Path, item: h5py.Dataset, kind: str) -> Any:

@@ -37,7 +37,9 @@ def _load(path: Path) -> dict[str, Any]:
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error", MatReadWarning)  # two variables of one name, of which one would be lost
+            # Two variables of one name, or numbers with an imaginary part, of which one would be lost.
+            warnings.simplefilter("error", MatReadWarning)
+            warnings.simplefilter("error", np.exceptions.ComplexWarning)
             # mat_dtype: MATLAB stores doubles that are whole as small integers; their class says what they are.
             return loadmat(path, mat_dtype=True)
     except Exception as error:
@@ -78,7 +80,8 @@ def _array(values: Any) -> np.ndarray:
         return np.array([""]) if not values.size else np.char.rstrip(values, " ") if values.size > 1 else values
     if values.dtype.kind not in "biuf":
         raise ValueError(f"found {values.dtype}, {expected}")
-    return values
+    # Stimulus by stimulus, not pixel by pixel, as they are asked for.
+    return np.ascontiguousarray(values)
 
 
 def _cell(cell: Any) -> str:

@@ -62,10 +62,10 @@ def _names(path: Path) -> list[str]:
     group = open_stored(path)
     if not isinstance(group, zarr.Group):
         raise ValueError("is a single array, expected a group of arrays")
-    groups, names = list(group.group_keys()), list(group.array_keys())
+    groups, names = sorted(group.group_keys()), sorted(group.array_keys())
     if groups and (names or len(groups) > 1):
         raise ValueError(f"found the groups {', '.join(groups)}, expected arrays, or one group that holds them")
-    return sorted(names or [f"{inner}/{name}" for inner in groups for name in group[inner].array_keys()])
+    return names or [f"{inner}/{name}" for inner in groups for name in sorted(group[inner].array_keys())]
 
 
 def _array(path: Path, name: str) -> Any:
