@@ -1,7 +1,7 @@
 """A recording written as a folder of `.npy` files, in the layout that `arrays.py` reads and describes.
 
-Comes in: a `Recording`. Goes out: a folder. Stimuli and trials are read and written one by one, so that neither has to
-fit in memory.
+Comes in: a `Recording`. Goes out: a folder. Stimuli and trials are read and written block by block, so that neither
+has to fit in memory.
 """
 
 import os
@@ -20,6 +20,8 @@ from neural_data.recording import Recording
 from neural_data.tables import NEURON_COLUMNS, POSITION_COLUMNS, TRIAL_COLUMNS
 
 PARTS = ("responses", "behavior", "pupil_center")
+# Read and written at a time; large, as files in MATLAB's order are decompressed as a whole for every block.
+BLOCK_BYTES = 2**28
 SPARE_BYTES = 2**26
 
 
@@ -160,25 +162,36 @@ def _float(array: Any) -> np.dtype:
 
 def _write_stimuli(stimuli: Any, file: Path) -> None:
     stored = np.lib.format.open_memmap(file, mode="w+", dtype=stimuli.dtype, shape=tuple(stimuli.shape))
-    for row in range(len(stimuli)):
-        stored[row] = stimuli[row]
+    for rows in _blocks(stimuli):
+        stored[rows] = stimuli[rows]
     stored.flush()
+
+
+def _blocks(array: Any) -> list[slice]:
+    step = max(1, BLOCK_BYTES // (array.dtype.itemsize * int(np.prod(array.shape[1:]))))
+    return [slice(first, first + step) for first in range(0, len(array), step)]
 
 
 def _write_grid(recording: Recording, part: str, place: np.ndarray, grid: tuple[int, int], file: Path) -> None:
-    """Fills (repeats, stimuli, ...) on disk, one presentation after the other, NaN where there was none."""
+    """Fills (repeats, stimuli, ...) on disk, block by block of trials, NaN where there was no presentation."""
     array = getattr(recording, part)
     stored = np.lib.format.open_memmap(file, mode="w+", dtype=_float(array), shape=(*grid, *array.shape[1:]))
-    rows_of = pd.Series(range(len(place))).groupby(place).indices
-    for at in range(grid[0] * grid[1]):
-        cell = np.full(array.shape[1:], np.nan, dtype=stored.dtype)
-        # Animals may each have a row of their own for the same presentation: such rows fill each other's gaps.
-        for row in rows_of.get(at, ()):
-            values = np.asarray(array[int(row)], dtype=stored.dtype)
-            if (~np.isnan(cell) & ~np.isnan(values)).any():
-                number = recording.trials["repeat"].iat[int(row)]
-                what = "a neuron has two responses" if part == "responses" else f"{part} has two values"
-                raise ValueError(f"{recording.name}: {what} to one repeat {number} of a stimulus")
-            cell = np.where(np.isnan(cell), values, cell)
-        stored[divmod(at, grid[1])] = cell
+    for at in np.setdiff1d(np.arange(grid[0] * grid[1]), place):
+        stored[divmod(int(at), grid[1])] = np.nan
+    order, before = np.argsort(place, kind="stable"), -1
+    for block in _blocks(array):
+        rows = order[block]
+        for row, values in zip(rows, np.asarray(array[rows], dtype=stored.dtype), strict=True):
+            at = divmod(int(place[row]), grid[1])
+            stored[at] = _joined(recording, part, int(row), stored[at], values) if place[row] == before else values
+            before = place[row]
     stored.flush()
+
+
+def _joined(recording: Recording, part: str, row: int, there: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Animals may each have a row of their own for the same presentation: such rows fill each other's gaps."""
+    if (~np.isnan(there) & ~np.isnan(values)).any():
+        what = "a neuron has two responses" if part == "responses" else f"{part} has two values"
+        repeat = recording.trials["repeat"].iat[row]
+        raise ValueError(f"{recording.name}: {what} to one repeat {repeat} of a stimulus")
+    return np.where(np.isnan(there), values, there)

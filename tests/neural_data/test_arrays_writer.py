@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from neural_data import arrays_writer
 from neural_data.arrays import read_arrays, write_arrays
 from neural_data.recording import Recording
 from neural_data.simulate import SimulationConfig, simulate
@@ -32,7 +33,9 @@ def test_simulation_comes_back_as_memory_maps(tmp_path):
     assert [path.name for path in folder.parent.iterdir()] == ["er"]
 
 
-def test_trials_of_animals_on_rows_of_their_own_are_joined(tmp_path):
+@pytest.mark.parametrize("block_bytes", [1, 2**28])
+def test_trials_of_animals_on_rows_of_their_own_are_joined(tmp_path, monkeypatch, block_bytes):
+    monkeypatch.setattr(arrays_writer, "BLOCK_BYTES", block_bytes)
     responses = np.array([[1, np.nan], [np.nan, 2], [3, np.nan]])
     recording = Recording(
         "apart",
@@ -67,9 +70,9 @@ def recordings(draw):
     responses[:, 0] = 1.0
     names = st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\x00")), min_size=20, max_size=20)
     texts = np.array(draw(names), dtype=object)
-    trials = trial_table(
-        stimulus, repeat, rng.choice(["train", "", "test"], draw(st.sampled_from([1, n]))).tolist() * 1
-    )
+    tier_of_stimulus = rng.choice(["train", "", "test"], stimuli)
+    of_trials = rng.choice(["train", "", "test"], n)
+    trials = trial_table(stimulus, repeat, of_trials if draw(st.booleans()) else tier_of_stimulus[stimulus])
     if time is not None:
         frames = rng.integers(1, time + 1, n)
         responses[np.broadcast_to((np.arange(time) >= frames[:, None])[:, None], responses.shape)] = np.nan
@@ -118,20 +121,24 @@ def test_files_of_other_kinds_become_a_folder(tmp_path, kind):
     assert not isinstance(read.responses, np.ndarray) or isinstance(read.responses, np.memmap)
 
 
-def test_trials_are_written_one_at_a_time(tmp_path):
+@pytest.mark.parametrize(("block_bytes", "at_once"), [(1, 1), (2 * 12 * 4, 2), (2**28, 6)])
+def test_trials_are_read_block_by_block(tmp_path, monkeypatch, block_bytes, at_once):
     responses = np.random.default_rng(0).normal(size=(6, 3, 4)).astype(np.float32)
     asked = []
 
-    def read(row):
-        asked.append(row)
-        return responses[row]
+    class Counted(TrialFiles):
+        def __getitem__(self, key):
+            asked.append(list(key))
+            return super().__getitem__(key)
 
-    files = TrialFiles(read, responses.shape)
-    trials = trial_table([0, 1, 0, 1, 0, 1], [0, 0, 1, 1, 2, 2])
+    monkeypatch.setattr(arrays_writer, "BLOCK_BYTES", block_bytes)
+    files = Counted(lambda row: responses[row], responses.shape)
+    trials = trial_table([0, 1, 0, 1, 1, 0], [0, 0, 1, 1, 2, 2])
     images = np.zeros((2, 4, 4), np.uint8)
     recording = Recording("files", images, trials, files, neuron_table(range(3), "m"), sampling_rate_hz=10.0)
-    np.testing.assert_array_equal(np.asarray(read_arrays(write_arrays(recording, tmp_path / "f")).responses), responses)
-    assert asked == [0, 1, 2, 3, 4, 5]
+    read = read_arrays(write_arrays(recording, tmp_path / "f"))
+    np.testing.assert_array_equal(np.asarray(read.responses), responses[[0, 1, 2, 3, 5, 4]])
+    assert asked == np.array([0, 1, 2, 3, 5, 4]).reshape(-1, at_once).tolist()
 
 
 def test_tiers_of_repeats(tmp_path):
