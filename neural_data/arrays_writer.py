@@ -17,7 +17,7 @@ import pandas as pd
 from neural_data.array_checks import scaled
 from neural_data.array_layout import EXTRA, NEURONS, TRIAL_NAMES, TRIALS
 from neural_data.recording import Recording
-from neural_data.tables import NEURON_COLUMNS, POSITION_COLUMNS, TRIAL_COLUMNS
+from neural_data.tables import NEURON_COLUMNS, POSITION_COLUMNS
 
 PARTS = ("responses", "behavior", "pupil_center")
 # Read and written at a time; large, as files in MATLAB's order are decompressed as a whole for every block.
@@ -64,28 +64,25 @@ def write_arrays(recording: Recording, folder: str | Path) -> Path:
 
 def _small_arrays(recording: Recording, place: np.ndarray, grid: tuple[int, int]) -> Iterator[tuple[str, np.ndarray]]:
     """All arrays but stimuli, responses, behavior and pupil_center, by name."""
-    for column in recording.neurons:
-        known = column in NEURON_COLUMNS
-        values = _plain(recording, f"neurons column {column}", recording.neurons[column])
-        yield (
-            (column if known else _named(recording, NEURONS, column)),
-            (values.astype(float) if column in POSITION_COLUMNS else values),
-        )
-    for column in recording.trials:
-        if column not in TRIAL_COLUMNS or column == "tier":
-            known = column == "tier" or column in TRIAL_NAMES
-            name = column if known else _named(recording, TRIALS, column)
-            if column != "frames":
-                yield name, _per_trial(recording, column, recording.trials[column], place, grid)
+    for column, series in recording.neurons.items():
+        values = _plain(recording, f"neurons column {column}", series)
+        name = column if column in NEURON_COLUMNS else _named(recording, NEURONS, column)
+        yield name, values.astype(float) if column in POSITION_COLUMNS else values
+    for column in [column for column in recording.trials if column not in ("stimulus", "repeat", "frames")]:
+        name = column if column in TRIAL_NAMES else _named(recording, TRIALS, column)
+        yield name, _per_trial(recording, column, recording.trials[column], place, grid)
     if recording.dynamic:
         yield "frames", _per_trial(recording, "frames", pd.Series(recording.frames), place, grid)
+    yield from _of_the_recording(recording)
+
+
+def _of_the_recording(recording: Recording) -> Iterator[tuple[str, np.ndarray]]:
     if recording.sampling_rate_hz is not None:
         yield "sampling_rate_hz", np.float64(recording.sampling_rate_hz)
     yield "response_start_ms", np.float64(recording.response_start_ms)
-    if recording.behavior_names:
-        yield "behavior_names", np.array(recording.behavior_names, dtype=np.str_)
-    if recording.notes:
-        yield "notes", np.array(recording.notes, dtype=np.str_)
+    for name in ("behavior_names", "notes"):
+        if getattr(recording, name):
+            yield name, np.array(getattr(recording, name), dtype=np.str_)
     for name, values in _flat(recording.statistics):
         yield _named(recording, EXTRA, name), _plain(recording, f"statistics {name}", values)
 
