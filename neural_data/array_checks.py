@@ -165,10 +165,10 @@ def _per_trial(start: str, name: str, values: Any, size: GridShape) -> np.ndarra
         return _truth(start, values)
     elif name == "frames":
         _check_frames(start, values, size)
+    elif name == "start_s":
+        _check_kind(start, values, NUMERIC, "numbers")
     else:
-        _check_kind(
-            start, values, NUMERIC if name == "start_s" else "Ubiuf", "numbers" if name == "start_s" else "text"
-        )
+        _check_kind(start, values, "Ubiuf", "text, numbers, true or false")
     return values
 
 
