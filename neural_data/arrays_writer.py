@@ -117,7 +117,7 @@ def _per_trial(
 ) -> np.ndarray:
     """(stimuli,) where all repeats agree, else (repeats, stimuli); empty where there was no presentation.
 
-    `frames` are always (repeats, stimuli), as their 0 says that there was none.
+    `frames` and `withheld` are always (repeats, stimuli), as they say where there was one.
     """
     values = _plain(recording, f"trials column {column}", values.reset_index(drop=True))
     empty = "" if values.dtype.kind == "U" else np.nan if values.dtype.kind == "f" else 0
@@ -131,7 +131,7 @@ def _per_trial(
             f"{recording.name}: trial {row} has {column} {values[row]!r}, expected {stored[row]!r} as in another trial "
             "of the same repeat and stimulus; write each animal into a folder of its own"
         )
-    if column == "frames":
+    if column in ("frames", "withheld"):
         return whole
     per_stimulus = np.full(grid[1], empty, dtype=values.dtype)
     per_stimulus[place % grid[1]] = values
