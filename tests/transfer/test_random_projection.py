@@ -6,7 +6,7 @@ from scipy.spatial.distance import pdist
 from sklearn.random_projection import GaussianRandomProjection, SparseRandomProjection
 
 import transfer.random_projection
-from transfer.random_projection import KINDS, random_projection
+from transfer.random_projection import KINDS, project_block, random_projection
 
 
 def stimulus_features(stimuli: int = 30, features: int = 6000) -> np.ndarray:
@@ -44,6 +44,11 @@ def test_blocks_from_disk_are_as_good_as_one(kind, tmp_path, monkeypatch):
     assert found.mean_distortion == pytest.approx(np.sqrt(2 / 700 * 2 / np.pi), rel=0.2)
     np.testing.assert_array_equal(random_projection(values, 700, kind).features, found.features)
     assert not np.array_equal(random_projection(values, 700, kind, seed=1).features, found.features)
+
+
+def test_the_density_of_a_block_is_that_of_all_features():
+    matrix = project_block(np.eye(200), "sparse", components=400, features=10_000, seed=(0, 0))
+    assert np.mean(matrix != 0) == pytest.approx(0.01, rel=0.1)
 
 
 def test_auto_keeps_the_promise_of_the_lemma():

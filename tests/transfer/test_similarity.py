@@ -94,10 +94,14 @@ def test_dissimilarities_of_a_subset_are_a_part():
     np.testing.assert_allclose(rsa_of_dissimilarities(part, dissimilarities(Y[:, rows])), rsa(X[rows], Y[:, rows]))
 
 
+@pytest.mark.filterwarnings("error")
 def test_a_stimulus_that_all_neurons_answer_alike():
-    X, Y = np.random.default_rng(0).normal(size=(2, 6, 5))
-    Y[2] = 0.1
-    assert np.isnan(rsa(X, Y))
+    X = np.random.default_rng(0).normal(size=(6, 5))
+    # The mean of equal numbers is not always that number.
+    for neurons in range(3, 60):
+        Y = np.random.default_rng(1).normal(size=(6, neurons))
+        Y[2] = 0.7
+        assert np.isnan(rsa(X, Y))
     assert np.isnan(cka(X, np.ones((6, 3))))
 
 
