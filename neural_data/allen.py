@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from neural_data.allen_neuropixels import read_neuropixels
-from neural_data.allen_packaged import read_allen_packaged
 from neural_data.allen_two_photon import read_two_photon
+from neural_data.arrays import read_arrays
 from neural_data.merge_sessions import merge_sessions
 from neural_data.nwb_tables import open_nwb
 from neural_data.recording import Recording
@@ -27,7 +27,7 @@ def read_allen(path: str | Path, **options: Any) -> Recording:
     if path.is_dir():
         if options:
             raise ValueError(f"{path}: is a converted folder, which takes no {', '.join(options)}")
-        return read_allen_packaged(path)
+        return read_arrays(path)
     if path.suffix in (".pkl", ".pickle"):
         raise ValueError(f"{path}: is a pickle; convert it once: murine data convert {path} out=<folder>")
     return read_nwb(path, **options)

@@ -10,9 +10,10 @@ xarray.DataArray (trials, frame_id[, time_relative_to_stimulus_onset], units) in
     sampling_rate_hz.npy, response_start_ms.npy     numbers; where responses are resolved in time
     neurons.csv             neuron_id, animal, area, layer, x_um, y_um, z_um, and what else is known of each unit
     extra_<name>.npy        (time, neurons), such as extra_splithalf_r_mean.npy
+    frames.npy              (repeats, stimuli) how many samples in time there are; where responses have some
     notes.txt               where it is from, and what was left out
 
-and from it a `Recording` whose responses stay on disk. The Neuropixels pickle has 10 GB; it is never held in memory.
+which `read_arrays` reads. The Neuropixels pickle has 10 GB; it is never held in memory.
 """
 
 import json
@@ -24,10 +25,8 @@ import numpy as np
 import pandas as pd
 
 from neural_data.pickled_xarray import NAMES, LabelledArray, labelled_array, plain_array
-from neural_data.recording import Recording
 from neural_data.restricted_pickle import read_pickle
-from neural_data.tables import NEURON_COLUMNS, TEXT_COLUMNS, neuron_table, trial_table
-from neural_data.trial_files import npy_file
+from neural_data.tables import NEURON_COLUMNS, neuron_table
 
 REPEATS, STIMULI, UNITS, TIME = "trials", "frame_id", "units", "time_relative_to_stimulus_onset"
 # What the two files call the columns of our neuron table, the first that is there counts.
@@ -70,35 +69,6 @@ def convert_packaged(path: str | Path, out: str | Path) -> Path:
     _write_rest(package, unfinished)
     (unfinished / PROGRESS_FILE).unlink()
     return unfinished.rename(out)
-
-
-def read_allen_packaged(folder: str | Path) -> Recording:
-    """The recording in a folder that `convert_packaged` has written; trials are ordered by repeat, then stimulus.
-
-    A repeat that none of the animals has stays a trial without responses, so that all of them can stay on disk.
-    `statistics` holds the extra arrays by name, such as `splithalf_r_mean` (time, neurons); further columns of
-    `neurons` are those of the source. Raises FileNotFoundError, or ValueError naming the file.
-    """
-    folder = Path(folder)
-    images, responses = npy_file(folder / "images.npy"), npy_file(folder / "responses.npy")
-    if responses.ndim not in (3, 4) or responses.shape[1] != len(images):
-        expected = f"(repeats, {len(images)} stimuli as in images.npy, neurons[, time])"
-        raise ValueError(f"{folder / 'responses.npy'}: found shape {responses.shape}, expected {expected}")
-    repeats, stimuli = responses.shape[:2]
-    notes = _notes(folder)
-    dynamic = responses.ndim == 4
-    return Recording(
-        name=folder.name,
-        stimuli=images,
-        trials=trial_table(np.tile(np.arange(stimuli), repeats), np.repeat(np.arange(repeats), stimuli)),
-        responses=responses.reshape(repeats * stimuli, *responses.shape[2:]),
-        neurons=_read_neurons(folder / "neurons.csv"),
-        sampling_rate_hz=float(npy_file(folder / "sampling_rate_hz.npy")) if dynamic else None,
-        response_start_ms=float(npy_file(folder / "response_start_ms.npy")) if dynamic else 0.0,
-        statistics={file.stem.removeprefix(EXTRA): npy_file(file) for file in sorted(folder.glob(f"{EXTRA}*.npy"))},
-        source=notes[0] if notes else folder.name,
-        notes=tuple(notes[1:]),
-    )
 
 
 def _source(path: Path) -> str:
@@ -227,6 +197,8 @@ def _write_rest(package: _Package, folder: Path) -> None:
     for name, values in package.extra.items():
         np.save(folder / f"{EXTRA}{name}.npy", np.asarray(values))
     if package.sampling_rate_hz is not None:
+        # Written, so that the reader need not look through all responses for their ends.
+        np.save(folder / "frames.npy", np.full(package.responses.shape[:2], package.responses.shape[3]))
         np.save(folder / "sampling_rate_hz.npy", np.float64(package.sampling_rate_hz))
         np.save(folder / "response_start_ms.npy", np.float64(package.response_start_ms))
     package.neurons.to_csv(folder / "neurons.csv", index=False)
@@ -254,22 +226,3 @@ def _write_progress(folder: Path, path: Path, repeats: int) -> None:
 def _notes(folder: Path) -> list[str]:
     file = folder / NOTES_FILE
     return file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
-
-
-def _read_neurons(file: Path) -> pd.DataFrame:
-    if not file.is_file():
-        raise FileNotFoundError(f"{file}: no such file")
-    try:
-        texts = pd.read_csv(file, dtype="str", keep_default_na=False)
-    except (ValueError, UnicodeDecodeError) as error:
-        line = " ".join(str(error).split())
-        raise ValueError(f"{file}: cannot be read as a table with a header ({line})") from None
-    return texts.apply(lambda column: column if column.name in TEXT_COLUMNS else _numbers_if_any(column))
-
-
-def _numbers_if_any(column: pd.Series) -> pd.Series:
-    """Texts as float64 if all of them are numbers, "" as NaN; Python reads each as exactly as it was written."""
-    try:
-        return column.replace("", "nan").map(float)
-    except ValueError:
-        return column

@@ -4,7 +4,6 @@ Comes in: a `Recording`. Goes out: a folder. Stimuli and trials are read and wri
 has to fit in memory.
 """
 
-import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
@@ -18,6 +17,7 @@ from neural_data.array_checks import scaled
 from neural_data.array_layout import EXTRA, NEURONS, TRIAL_NAMES, TRIALS
 from neural_data.recording import Recording
 from neural_data.tables import NEURON_COLUMNS, POSITION_COLUMNS
+from neural_data.whole_folder import require_free, whole_folder
 
 PARTS = ("responses", "behavior", "pupil_center")
 # Read and written at a time; large, as files in MATLAB's order are decompressed as a whole for every block.
@@ -35,8 +35,7 @@ def write_arrays(recording: Recording, folder: str | Path) -> Path:
     empty.
     """
     folder = Path(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"{folder}: exists already; name a new or an empty folder")
+    require_free(folder)
     numbers, repeat = np.unique(recording.trials["repeat"].to_numpy(), return_inverse=True)
     grid = (len(numbers), len(recording.stimuli))
     place = repeat * grid[1] + recording.trials["stimulus"].to_numpy()
@@ -44,21 +43,13 @@ def write_arrays(recording: Recording, folder: str | Path) -> Path:
     stimuli = scaled(f"{recording.name}: stimuli", recording.stimuli)
     folder.parent.mkdir(parents=True, exist_ok=True)
     _check_space(recording, stimuli, grid, folder.parent)
-    unfinished = folder.with_name(f".{folder.name}.{os.getpid()}.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir()
-    try:
+    with whole_folder(folder) as unfinished:
         for name, values in small.items():
             np.save(unfinished / f"{name}.npy", values, allow_pickle=False)
         _write_stimuli(stimuli, unfinished / f"{'videos' if recording.video else 'images'}.npy")
         for part in PARTS:
             if getattr(recording, part) is not None:
                 _write_grid(recording, part, place, grid, unfinished / f"{part}.npy")
-        if folder.exists():
-            folder.rmdir()
-        unfinished.rename(folder)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
     return folder
 
 

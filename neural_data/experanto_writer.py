@@ -10,10 +10,6 @@ onset, so that any window in between has that average.
 """
 
 import json
-import os
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +22,7 @@ from neural_data.experanto_signals import CENTER, PUBLISHED
 from neural_data.experanto_trials import TEXT_COLUMNS
 from neural_data.recording import Recording
 from neural_data.tables import POSITION_COLUMNS
+from neural_data.whole_folder import whole_folder
 
 DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 GREY = 128.0  # pixel value of blanks, as in the published recordings
@@ -74,7 +71,7 @@ def write_experanto(
     """
     _check(recording)
     timeline = _timeline(recording, blank_ms, image_ms, image_rate_hz, start_s)
-    with _whole(Path(folder)) as unfinished:
+    with whole_folder(Path(folder)) as unfinished:
         (unfinished / "meta.json").write_text(json.dumps({"data_key": recording.animals[0]}), encoding="utf-8")
         lag_s = recording.response_start_ms / 1000 if recording.video else 0.0
         responses = SequenceFile(unfinished / "responses", timeline, len(recording.neurons), memmap, lag_s)
@@ -287,21 +284,3 @@ def _write_neurons(recording: Recording, folder: Path) -> dict[str, str]:
 
 def _write_yaml(path: Path, fields: dict[str, Any]) -> None:
     path.write_text(yaml.dump(fields, Dumper=DUMPER, allow_unicode=True), encoding="utf-8")
-
-
-@contextmanager
-def _whole(folder: Path) -> Iterator[Path]:
-    """A folder beside the one that is asked for, which becomes it if all goes well and vanishes otherwise."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"{folder}: exists already; name a new or an empty folder")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = folder.with_name(f".{folder.name}.{os.getpid()}.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir()
-    try:
-        yield unfinished
-        if folder.exists():
-            folder.rmdir()
-        unfinished.rename(folder)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)

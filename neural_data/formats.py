@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from neural_data.recording import Recording
+from neural_data.zarr_arrays import is_zarr
 
 ARRAY_FILES = (".npz", ".mat", ".h5", ".hdf5", ".zarr")
 FORMATS = {
@@ -41,9 +42,9 @@ def format_of(path: Path) -> str | None:
     """The format of a file or folder, by what is in it; None where it is none that is known."""
     if path.suffix == ".nwb" and path.is_file():
         return "nwb"
-    if path.suffix == ".zip" and path.is_file():
-        return "sensorium" if is_sensorium_zip(path) else None
-    if path.suffix in ARRAY_FILES:
+    if path.suffix == ".zip" and path.is_file() and is_sensorium_zip(path):
+        return "sensorium"
+    if path.suffix in ARRAY_FILES or is_zarr(path):
         return "arrays"
     if not path.is_dir():
         return None

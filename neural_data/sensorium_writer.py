@@ -7,7 +7,6 @@ over all pixels, of everything else one per element, of videos therefore one per
 """
 
 import json
-import shutil
 import tempfile
 import zipfile
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ import numpy as np
 
 from neural_data.recording import Recording
 from neural_data.sensorium_statistics import over_pixels, per_element
+from neural_data.whole_folder import whole_folder
 
 PADDED_FRAMES = 324
 BRANCHES = {"static": ("all", "stimulus_frame"), "dynamic": ("all",)}
@@ -87,25 +87,26 @@ def _check(recording: Recording) -> None:
 @contextmanager
 def _whole_or_absent(folder: Path, as_zip: bool) -> Iterator[tuple[Path, Path]]:
     """The folder to write into, beside the final one, and what it becomes when all went well."""
-    written = folder.with_name(f"{folder.name}.zip") if as_zip else folder
-    if written.exists() and (as_zip or not written.is_dir() or any(written.iterdir())):
-        raise ValueError(f"{written}: exists already; name a new or an empty folder")
+    if not as_zip:
+        with whole_folder(folder) as unfinished:
+            _write_config(unfinished)
+            yield unfinished, folder
+        return
+    written = folder.with_name(f"{folder.name}.zip")
+    if written.exists():
+        raise ValueError(f"{written}: exists already; name a new folder")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.unfinished"))
-    unfinished = beside / folder.name
-    try:
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.unfinished") as beside:
+        unfinished = Path(beside) / folder.name
         unfinished.mkdir()
-        # The competitions' loader writes this file where it is absent, which fails where data are read-only.
-        (unfinished / "config.json").write_text(json.dumps({"links": {}}))
+        _write_config(unfinished)
         yield unfinished, written
-        if as_zip:
-            _pack(unfinished, beside / "whole.zip").rename(written)
-        else:
-            if written.exists():
-                written.rmdir()
-            unfinished.rename(written)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        _pack(unfinished, Path(beside) / "whole.zip").rename(written)
+
+
+def _write_config(folder: Path) -> None:
+    # The competitions' loader writes this file where it is absent, which fails where data are read-only.
+    (folder / "config.json").write_text(json.dumps({"links": {}}))
 
 
 def _pack(folder: Path, archive: Path) -> Path:

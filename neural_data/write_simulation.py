@@ -11,8 +11,6 @@ and pupil of an animal on whose rates these have no effect.
 """
 
 import dataclasses
-import os
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
@@ -28,6 +26,7 @@ from neural_data.simulate_videos import simulate_videos
 from neural_data.simulation_config import SimulationConfig, check_simulation
 from neural_data.video_session import stream
 from neural_data.video_truth import VideoTruth
+from neural_data.whole_folder import require_free, whole_folder
 
 IMAGE_TIERS = ("train", "train", "train", "validation", "test")  # of the stimuli, in turn
 IMAGE_S = 0.8  # from one image to the next
@@ -127,23 +126,14 @@ def single_animals(config: SimulationConfig, recording: Recording, truth: Truth)
 
 
 def _write_animals(config: SimulationConfig, folder: Path) -> Path:
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"{folder}: exists already; name a new or an empty folder")
+    require_free(folder)
     animals = simulate_videos(config) if config.dynamic else single_animals(config, *simulate(config))
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = folder.with_name(f".{folder.name}.{os.getpid()}.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    try:
+    with whole_folder(folder) as unfinished:
         for recording, truth in animals:
             of_truth = unfinished / "truth" / recording.name
             of_truth.mkdir(parents=True)
             LAYOUTS[config.format].write(recording, unfinished)
             write_truth(truth, of_truth)
-        if folder.exists():
-            folder.rmdir()
-        unfinished.rename(folder)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
     return folder
 
 
