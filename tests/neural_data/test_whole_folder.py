@@ -1,5 +1,7 @@
 """A folder is whole or absent, and nothing that is there is overwritten."""
 
+from pathlib import Path
+
 import pytest
 
 from neural_data.whole_folder import whole_folder
@@ -15,9 +17,13 @@ def test_what_was_written_is_there_at_the_end(tmp_path):
 
 
 def test_nothing_is_left_of_what_failed(tmp_path):
-    with pytest.raises(KeyboardInterrupt), whole_folder(tmp_path / "a") as unfinished:
-        (unfinished / "a.txt").write_text("a")
-        raise KeyboardInterrupt
+    def stop(folder: Path) -> None:
+        with whole_folder(folder) as unfinished:
+            (unfinished / "a.txt").write_text("a")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stop(tmp_path / "a")
     assert not list(tmp_path.iterdir())
 
 
