@@ -25,7 +25,8 @@ class FactorizedReadout(Readout):
         normalize: divide each mask by its L2 norm plus 1e-6.
         init_noise: standard deviation from which masks and features start.
         positivity: "none"; "spatial", the absolute values of the masks (`positive_spatial`); "all", masks and features
-            are cut at 0 (`constrain_pos`): the features in place, the masks on each use, as published.
+            are cut at 0 (`constrain_pos`): in place, but for normalised masks, which are cut on each use, and shared
+            features, which are not cut, as published.
         shared_features: neurons with equal ids share features, times a scale each.
         dropout: of mask-weighted features, as in ViV1T.
         spatial_and_feature_reg_weight: of the penalty.
@@ -78,6 +79,13 @@ class FactorizedReadout(Readout):
             masks = masks / (masks.square().sum((1, 2), keepdim=True).sqrt() + 1e-6)
         return CutAtZero.apply(masks) if self.positivity == "all" else masks
 
+    def cut(self) -> None:
+        """What `positivity` "all" changes in place."""
+        if not hasattr(self, "feature_sharing_index"):
+            self._features.data.clamp_(min=0)
+        if not self.normalize:
+            self.spatial.data.clamp_(min=0)
+
     def effective_features(self) -> Tensor:
         """Features (neurons, channels), scales of shared ones included."""
         shared = hasattr(self, "feature_sharing_index")
@@ -101,8 +109,8 @@ class FactorizedReadout(Readout):
         """Responses (batch, neurons[, frames]); behaviour and pupil centre are not used."""
         if shift is not None:
             raise ValueError("the factorised readout has masks, which a gaze shift cannot move: leave out the shifter")
-        if self.positivity == "all" and not hasattr(self, "feature_sharing_index"):
-            self._features.data.clamp_(min=0)
+        if self.positivity == "all":
+            self.cut()
         frames = self.frames_of(features).flatten(0, -4).flatten(2)
         under_masks = self.dropout(frames @ self.masks().flatten(1).mT)
         return self.finish(torch.linalg.vecdot(under_masks, self.effective_features().mT, dim=-2), features)

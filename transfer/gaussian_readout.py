@@ -225,10 +225,15 @@ class GaussianReadout(Readout):
 
 def check_start(init_mu_range: float, init_sigma: float) -> None:
     """ValueError where positions would start outside the map, or spreads would not be positive."""
-    if not 0 < init_mu_range <= 1:
-        raise ValueError(f"init_mu_range is {init_mu_range}, expected above 0 and at most 1")
+    check_range("init_mu_range", init_mu_range)
     if not init_sigma > 0:
         raise ValueError(f"init_sigma is {init_sigma}, expected above 0")
+
+
+def check_range(name: str, value: float) -> None:
+    """ValueError where positions would start outside the map."""
+    if not 0 < value <= 1:
+        raise ValueError(f"{name} is {value}, expected above 0 and at most 1")
 
 
 def borrowed(owner: Readout, name: str, shape: tuple[int, ...]) -> nn.Parameter:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from transfer.gaussian_readout import check_start
+from transfer.gaussian_readout import check_range
 from transfer.point_sampling import weighted_points
 from transfer.readout import Readout, chosen_neurons, of_frames
 
@@ -63,7 +63,7 @@ class PointsAtScales(Readout):
         feature_reg_weight: float = 1.0,
     ) -> None:
         super().__init__(in_shape, neurons, bias, mean_responses, feature_reg_weight)
-        check_start(init_range, 1)
+        check_range("init_range", init_range)
         self.align_corners = align_corners
         self.positive = positive
         self.grid = nn.Parameter(torch.empty(1, neurons, 1, 2).uniform_(-init_range, init_range))

@@ -1,9 +1,12 @@
 """The Gaussian readout: neuralpredictors' and ViV1T's numbers, gradients and quirks, sharing, video, dropped neurons."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.nn import functional as F
 
 from transfer.activations import create_activation, published_activation
 from transfer.gaussian_readout import GaussianReadout, Shared
@@ -25,6 +28,8 @@ CASES = {
 
 def read(file):
     """Arrays of a reference case as tensors."""
+    if not file.exists():
+        pytest.skip(f"{file.name} is not among the reference values here")
     with np.load(file, allow_pickle=False) as arrays:
         return {name: torch.from_numpy(arrays[name]) for name in arrays}
 
@@ -91,7 +96,49 @@ def test_gradients(case, mode):
         agree(torch.zeros_like(expected) if gradient is None else gradient, expected, 1e-4)
 
 
-def test_noise_is_drawn_as_published(shared):
+def plain(readout, features, shift, noise):
+    """The published operations, in the published order."""
+    mu = readout.mu
+    if readout.gauss_type == "full":
+        drawn = torch.einsum("ancd,bnid->bnic", readout.sigma, noise[:, :, None])
+    else:
+        drawn = noise[:, :, None] * readout.sigma
+    grid = torch.clamp(drawn + mu, min=-1, max=1).expand(len(features), -1, -1, -1) + shift[:, None, None, :]
+    sampled = F.grid_sample(features, grid, align_corners=readout.align_corners).squeeze(-1)
+    weights = readout.effective_features().view(1, readout.in_shape[0], readout.neurons)
+    return (sampled * weights).sum(1) + readout.bias
+
+
+@pytest.mark.parametrize("gauss_type", ["full", "uncorrelated", "isotropic"])
+@pytest.mark.parametrize("options", [{}, {"batch_sample": False, "align_corners": False}, {"shared": True}])
+def test_a_plain_transcription(gauss_type, options):
+    """Noise and shifts that leave the map, in more frames than the products of shared points need."""
+    torch.manual_seed(1)
+    options = dict(options)
+    if options.pop("shared", False):
+        ids = Shared(np.array([3, 0, 3, 1, 0, 7, 1]))
+        owner = GaussianReadout(IN_SHAPE, NEURONS, shared_features=ids, shared_grid=ids)
+        borrowed = Shared(np.array([1, 7, 0, 1, 3, 0, 3]), owner)
+        options |= {"shared_features": borrowed, "shared_grid": borrowed}
+    readout = GaussianReadout(IN_SHAPE, NEURONS, gauss_type=gauss_type, **options)
+    for parameter in readout.parameters():
+        torch.nn.init.normal_(parameter, 0, 0.7)
+    with torch.no_grad():
+        readout.sigma[0, 0] *= -1
+        if not options.get("shared_grid"):
+            readout._mu.clamp_(-1, 1)
+    features = torch.randn(12, *IN_SHAPE, requires_grad=True)
+    shift = (torch.rand(12, 2) - 0.5).requires_grad_()
+    noise = torch.randn(12 if readout.batch_sample else 1, NEURONS, 2)
+    results = []
+    for responses in (readout(features, shift, noise=noise), plain(readout, features, shift, noise)):
+        wanted = [features, shift, *readout.parameters()]
+        results.append((responses, *torch.autograd.grad(responses.square().sum(), wanted)))
+    for found, expected in zip(*results, strict=True):
+        agree(found, expected)
+
+
+def test_noise_is_drawn_as_published():
     """`normal_()` on (frames, neurons, 1, 2), the clips' frames one after the other."""
     readout = GaussianReadout((3, 5, 6), 4)
     torch.manual_seed(3)
@@ -134,7 +181,8 @@ def test_recordings_of_their_own(shared):
     for name, neurons in (("s1", 7), ("s2", 5)):
         readout = GaussianReadout(IN_SHAPE, neurons, values[f"in/coord_{name}"], feature_reg_weight=0.0076).eval()
         readout.load_state_dict(state(values, f"sd/{name}."))
-        agree(readout(values["in/x"], values["in/shift"]), values[f"out/{name}"])
+        shift = values["in/shift"] if name == "s1" else None
+        agree(readout(values["in/x"], shift), values[f"out/{name}"])
         agree(readout.regularizer(), values[f"out/reg_{name}"])
 
 
@@ -205,15 +253,13 @@ def test_viv1t_closed_loop(shared, variant, animal):
 
 def test_viv1t_gradient_norms(shared):
     """Of the published loss, the mean squared error of animal A."""
-    import json
-
     folder = shared / "reference/values/video/viv1t_competition"
     for variant in ("parallel_beh2_exp", "parallel_qknorm_swiglu_softplus_shift2_sinus"):
         found, _, parts, inputs = viv1t_output(folder, variant, "viv1t", *VIV1T[variant], "A")
         reference = json.loads((folder / "reference.json").read_text())["variants"][variant]
         target = inputs["target_A"][..., -found.shape[-1] :]
         loss = (found - target).square().mean()
-        assert float(loss) == pytest.approx(reference["mse_A_perturbed"], rel=1e-5)
+        assert float(loss.detach()) == pytest.approx(reference["mse_A_perturbed"], rel=1e-5)
         loss.backward()
         norms = {name.replace(".", ".A.", 1): p.grad for name, p in parts.named_parameters()}
         norms = {name.replace("_features", "features"): grad for name, grad in norms.items()}
