@@ -126,7 +126,9 @@ class Encoder(nn.Module):
         responses = self.readouts[animal](features, shift, behavior, pupil_center)
         if animal in self.modulators:
             responses = self.modulators[animal](responses, behavior, pupil_center)
-        return (self.activations[animal] if animal in self.activations else self.activation)(responses)
+        if animal in self.activations:
+            return self.activations[animal](responses)
+        return self.activation(responses)
 
     def freeze_core(self, frozen: bool = True) -> None:
         """Train readouts alone: no gradient in the core, whose batch norms and dropout stay in evaluation mode."""
