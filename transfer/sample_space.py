@@ -55,9 +55,8 @@ def train_basis(X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """An orthonormal basis (features, r) of the centred rows of X, and their coordinates (stimuli, r) in it."""
     # Transposed, because the decomposition of a tall matrix takes less time than that of a wide one.
     left, singular, right = np.linalg.svd((X - X.mean(0)).T, full_matrices=False)
-    # Less is the rounding of the features as they were, with their mean; and without it one direction is gone.
+    # Subtracting the mean leaves rounding errors of the size of X, not of what is left of it.
     kept = singular > np.linalg.norm(X) * max(X.shape) * np.finfo(np.float64).eps
-    kept[len(X) - 1 :] = False
     return left[:, kept], right[kept].T * singular[kept]
 
 
