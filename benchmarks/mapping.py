@@ -28,9 +28,9 @@ SQUARINGS = 6
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="10 halvings and 3 rounds instead of 100 and 5")
+    parser.add_argument("--quick", action="store_true", help="50 halvings and 3 rounds instead of 100 and 5")
     quick = parser.parse_args().quick
-    halvings, rounds, peer_fits = (10, 3, 1) if quick else (100, 5, 4)
+    halvings, rounds, peer_fits = (50, 3, 1) if quick else (100, 5, 4)
     print(f"{2 * halvings} fits: 59 stimuli, {FEATURES:,} features, {COMPONENTS} components; ms per fit")
     print(f"{'neurons':>8} {'murine':>10} {'scikit-learn':>13} {'products alone':>15} {'difference':>11}")
     figures = compare(35, halvings, rounds, peer_fits)

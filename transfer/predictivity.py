@@ -69,8 +69,8 @@ def predictivity(config: PredictivityConfig) -> Path:
         recording=", ".join(part.recording.name for part in recorded),
         stimuli=sum(len(part.rows) for part in recorded), device=pick_accelerator(config.accelerator),
     )  # fmt: skip
-    scores, sizes = score_all(run, models, recorded, config)
-    write_tables(run, scores, excluded, sizes, config)
+    scores = score_all(run, models, recorded, config)
+    write_tables(run, scores, excluded, config)
     return run.path
 
 
@@ -127,8 +127,8 @@ def content_hash(recorded: Sequence[Recorded]) -> str:
 
 def score_all(
     run: RunFolder, models: Sequence[ComparedModel], recorded: Sequence[Recorded], config: PredictivityConfig
-) -> tuple[pd.DataFrame, dict[tuple[str, str], int]]:
-    """Scores by neuron, model, layer and split; and the number of features by model and layer.
+) -> pd.DataFrame:
+    """Scores by neuron, model, layer and split, each with the number of features and the error of their projection.
 
     What is finished is read back from `pieces/`: one file per model, layer and animal.
     """
@@ -146,9 +146,7 @@ def score_all(
                 of_animal = [pair for pair in others if pair[0].animal == animal]
                 work = (score_from_animals(group, found, how, config) for group, found in of_animal)
                 tables.append(piece(run, (ANIMALS, config.interanimal, animal), work, len(of_animal), meter))
-    scores = pd.concat(tables, ignore_index=True)
-    sizes = scores.groupby(["model", "layer"], sort=False)["features"].max()
-    return scores.drop(columns="features"), sizes.to_dict()
+    return pd.concat(tables, ignore_index=True)
 
 
 def score_model(
@@ -215,12 +213,15 @@ def write_tables(
     run: RunFolder,
     scores: pd.DataFrame,
     excluded: pd.DataFrame,
-    sizes: dict[tuple[str, str], int],
     config: PredictivityConfig,
 ) -> None:
     """Write the tables of the run, and its headline number into the status."""
     neurons = mean_over_splits(scores)
-    table = summarise(neurons, excluded, sizes, config.bootstrap, config.seed)
+    of_layer = scores.groupby(["model", "layer"], sort=False)
+    table = summarise(neurons, excluded, of_layer["features"].max().to_dict(), config.bootstrap, config.seed)
+    if config.random_projection:
+        errors = of_layer["projection_error"].max()
+        table["projection_error"] = [errors.get((row.model, row.layer)) for row in table.itertuples()]
     numbers = one_number(scores[scores["model"] != ANIMALS], config.bootstrap, config.seed)
     chosen = chosen_scores(scores[scores["model"] != ANIMALS])
     differences = paired_differences(chosen, config.bootstrap, config.seed)

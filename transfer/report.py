@@ -26,6 +26,7 @@ from transfer.report_section import (
     Picture,
     Section,
     best_rows,
+    by_network,
     make_section,
     pooled_rows,
     show_date,
@@ -58,11 +59,12 @@ def report(config: ReportConfig) -> Path:
 
 
 def predictivity_picture(run_folder: str | Path, path: str | Path) -> Path:
-    """Write the chart of predictivity by layer of a predictivity run as a PNG on white; returns its path."""
+    """Write the chart of predictivity by layer of a run's first network as a PNG on white; returns its path."""
     table = read_scores(Path(run_folder))
     if table is None:
         raise FileNotFoundError(f"{run_folder} has no predictivity.csv: give a predictivity run's folder")
-    return charts.to_png(charts.by_layer(pooled_rows(table)), path)
+    (_, rows), *_ = by_network(pooled_rows(table))
+    return charts.to_png(charts.by_layer(rows), path)
 
 
 def render_page(title: str, sections: Sequence[Section]) -> str:

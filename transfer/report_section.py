@@ -185,7 +185,7 @@ def _add_scores(section: Section) -> None:
     section.tiles = [_score_tile(model, row, look[model][0]) for model, row in best.items()]
     numbers = read_numbers(section.run.folder, "chosen.csv", ("model", "area", "layers"), ("median", "low", "high"))
     section.headline = _score_sentence(best, numbers)
-    for title, rows in _by_network(pooled):
+    for title, rows in by_network(pooled):
         note = "With 95 % intervals over neurons. Bands: what has no layers."
         if (rows["model"] == "animals").any():
             note += " Other animals: how well their neurons of the same area predict, which is the ceiling of a model."
@@ -202,7 +202,7 @@ def _add_scores(section: Section) -> None:
         section.tables.insert(1, _numbers_table(numbers))
 
 
-def _by_network(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+def by_network(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     """Rows of models that have the same layers, each time with what has none; and a title for each."""
     whole = table["model"].map(charts.kind_of).isin(charts.BANDS)
     networks: dict[tuple[str, ...], list[str]] = {}
@@ -267,7 +267,7 @@ def _add_areas(section: Section, table: pd.DataFrame, best: dict[str, pd.Series]
     section.panels_title = "Predictivity by layer in each area"
     look = charts.looks(charts.models_in(by_area))
     section.legend = {charts.model_name(model): colour for model, (colour, _) in look.items()}
-    networks = _by_network(by_area.drop_duplicates(["model", "layer"]))
+    networks = by_network(by_area.drop_duplicates(["model", "layer"]))
     for area, rows in by_area.groupby("area", sort=False):
         neurons = rows["neurons"].max() if "neurons" in rows else math.nan
         for _, of_network in networks:

@@ -313,6 +313,15 @@ def test_features_on_disk_give_the_same_scores(config, tmp_path):
     assert not (tmp_path / "streamed" / "features").exists()
 
 
+def test_the_error_of_a_random_projection_stands_beside_the_scores(config):
+    config.random_projection, config.layers, config.halvings = 200, ["layer1", "layer4"], 2
+    table = tables(predictivity(config))["predictivity"]
+    assert "projection_error" in table
+    errors = table.groupby("layer")["projection_error"].first()
+    assert 0 < errors["layer1"] < 1, "2,048 features"
+    assert np.isnan(errors["animals" if "animals" in errors else "holdout"])
+
+
 def test_components_are_chosen_on_train_stimuli(config):
     config.component_choices, config.layers, config.halvings = [2, 4], ["layer4"], 2
     assert tables(predictivity(config))["neurons"]["score"].notna().any()

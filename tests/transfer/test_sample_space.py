@@ -46,7 +46,7 @@ def test_weak_directions_are_not_lost():
     assert singular[2] < 1e-14
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=200)
 @given(stimuli=st.integers(2, 12), features=st.integers(1, 60), rank=st.integers(1, 12), seed=st.integers(0, 99))
 def test_train_space_is_the_span_of_the_train_stimuli(stimuli, features, rank, seed):
     rng = np.random.default_rng(seed)
@@ -63,11 +63,10 @@ def test_train_space_is_the_span_of_the_train_stimuli(stimuli, features, rank, s
 
 
 def test_features_that_do_not_vary_span_nothing():
-    train, test = train_space(np.full((4, 3), 0.1), np.ones((2, 3)))
-    assert train.shape[0] == 4
-    # 0.1 has no exact mean: what rounding leaves is far below anything that PLS or ridge look at.
-    assert np.abs(train).max(initial=0) < 1e-15
-    assert test.shape == (2, train.shape[1])
+    # 0.1 has no exact mean, so that rounding leaves something.
+    train, test = train_space(np.full((6, 3), 0.1), np.ones((2, 3)))
+    assert train.shape == (6, 0)
+    assert test.shape == (2, 0)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
