@@ -5,8 +5,8 @@ frames); signals may have more frames, of which the last ones count. What goes o
 Sources: the gain of neuralpredictors, and the modulators 1 to 4 of ViV1T (https://github.com/bryanlimy/ViV1T), whose
 state-dict keys these are but for the recurrent one's (`transfer.published_parts`). ViV1T was published without.
 
-Same numbers, less work than there: what is shared by neurons is computed once and added, histories are convolutions,
-and the recurrent network sees all frames in one call.
+Same numbers, less work than there: what neurons share is computed once and added, and the recurrent network sees all
+frames in one call.
 """
 
 from itertools import pairwise
@@ -78,15 +78,9 @@ def small_mlp(inputs: int, hidden: int, outputs: int, dropout: float) -> nn.Sequ
     return nn.Sequential(nn.Linear(inputs, hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, outputs))
 
 
-def over_history(weight: Tensor, traces: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Linear functions (batch x neurons, outputs, frames) of the last frames of each trace, zeros before the first.
-
-    Args:
-        weight: (outputs, frames of history), the present one last.
-        traces: (batch x neurons, 1, frames).
-        bias: (outputs,).
-    """
-    return F.conv1d(F.pad(traces, (weight.shape[1] - 1, 0)), weight[:, None], bias)
+def histories(traces: Tensor, window: int) -> Tensor:
+    """The last frames of each trace (batch, traces, frames, window), the present one last, zeros before the first."""
+    return F.pad(traces, (window - 1, 0)).unfold(-1, window, 1)
 
 
 class HistoryModulator(nn.Module):
@@ -129,10 +123,8 @@ class HistoryModulator(nn.Module):
 
     def history_gain(self, responses: Tensor) -> Tensor:
         """Gains (batch, neurons, frames) between 0 and 1, which follow from the frames before."""
-        first, activation, dropout, second = self.history_encoder
-        before = F.pad(responses[..., :-1], (1, 0)).flatten(0, 1)[:, None]
-        hidden = dropout(activation(over_history(first.weight, before, first.bias)))
-        return torch.sigmoid(F.conv1d(hidden, second.weight[..., None], second.bias)).view_as(responses)
+        before = histories(F.pad(responses[..., :-1], (1, 0)), self.history_encoder[0].in_features)
+        return self.history_encoder(before).squeeze(-1).sigmoid()
 
 
 class SharedHistoryModulator(nn.Module):
@@ -153,13 +145,14 @@ class SharedHistoryModulator(nn.Module):
 
     def forward(self, responses: Tensor, behavior: Tensor | None = None, pupil_center: Tensor | None = None) -> Tensor:
         """Responses (batch, neurons, frames), modulated."""
-        first, activation, dropout, second = self.encoder
+        first, *rest = self.encoder
         of_own, of_states = first.weight.split((self.window, first.in_features - self.window), 1)
-        states = F.pad(states_of(behavior, pupil_center, responses).mT, (self.window - 1, 0))
-        shared = F.conv1d(states, of_states.unflatten(1, (4, self.window)), first.bias)
-        own = over_history(of_own, responses.flatten(0, 1)[:, None]).unflatten(0, responses.shape[:2])
-        hidden = dropout(activation(own + shared[:, None]))
-        return responses + torch.tanh(F.linear(hidden.mT, second.weight, second.bias)).squeeze(-1)
+        states = histories(states_of(behavior, pupil_center, responses).mT, self.window).transpose(1, 2).flatten(2)
+        shared = F.linear(states, of_states, first.bias)
+        hidden = F.linear(histories(responses, self.window), of_own) + shared[:, None]
+        for layer in rest:
+            hidden = layer(hidden)
+        return responses + hidden.squeeze(-1).tanh()
 
 
 class StateModulator(nn.Module):

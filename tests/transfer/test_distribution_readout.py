@@ -21,7 +21,10 @@ def test_neuralpredictors(shared):
 
 def test_each_parameter_is_a_readout_of_its_own():
     torch.manual_seed(0)
-    for kind, single in ((DistributionGaussianReadout, GaussianReadout), (DistributionPooledReadout, PointPooledReadout)):
+    for kind, single in (
+        (DistributionGaussianReadout, GaussianReadout),
+        (DistributionPooledReadout, PointPooledReadout),
+    ):
         several = kind(IN_SHAPE, NEURONS, parameters=3).eval()
         one = single(IN_SHAPE, NEURONS).eval()
         for parameter in several.parameters():

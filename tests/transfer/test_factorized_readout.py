@@ -117,7 +117,7 @@ def test_mistakes():
     readout = FactorizedReadout(IN_SHAPE, NEURONS)
     with pytest.raises(ValueError, match="a gaze shift cannot move"):
         readout(torch.randn(1, *IN_SHAPE), torch.zeros(1, 2))
-    with pytest.raises(ValueError, match='positivity is \'some\', expected "none"'):
+    with pytest.raises(ValueError, match="positivity is 'some', expected \"none\""):
         FactorizedReadout(IN_SHAPE, NEURONS, positivity="some")
     with pytest.raises(ValueError, match="reduction is 'max'"):
         readout.regularizer("max")

@@ -1,4 +1,4 @@
-"""The Gaussian readout: neuralpredictors' and ViV1T's numbers, gradients and quirks, sharing, video, dropped neurons."""
+"""The Gaussian readout: neuralpredictors' and ViV1T's numbers and gradients, sharing, video, dropped neurons."""
 
 import json
 
@@ -81,7 +81,10 @@ def test_training_with_the_published_noise(case):
     readout, values = case
     noise = values["in/train_noise"][:, :, 0]
     readout.train()
-    agree(readout.points(4, noise=noise).expand(len(values["out/train_grid"]), -1, -1)[:, :, None], values["out/train_grid"])
+    agree(
+        readout.points(4, noise=noise).expand(len(values["out/train_grid"]), -1, -1)[:, :, None],
+        values["out/train_grid"],
+    )
     agree(readout(values["in/x"], values["in/shift"], noise=noise), values["out/train_shift"])
 
 

@@ -66,9 +66,9 @@ def test_only_the_gradients_that_are_wanted(same):
 def test_frames_of_video_lie_anywhere_in_memory():
     video = torch.randn(2, 3, 5, 4, 6)
     frames, points, weights = video.transpose(1, 2), torch.rand(10, 7, 2), torch.randn(3, 7)
-    torch.testing.assert_close(weighted_points(frames, points, weights), by_grid_sample(
-        frames.flatten(0, 1), points, weights, True
-    ))
+    torch.testing.assert_close(
+        weighted_points(frames, points, weights), by_grid_sample(frames.flatten(0, 1), points, weights, True)
+    )
 
 
 def test_known_corners():
