@@ -1,9 +1,8 @@
 """Weights of V1T as its authors publish them, under our names.
 
-What comes in: `ckpt/model_state.pt` as read, or the state dict in it, and `args.yaml` beside it. What goes out: the same
-tensors by the names of a whole model of ours (`core`, `readouts.<animal>`, `shifters.<animal>`), and the arguments that
-build its core. Keys and settings are those of https://github.com/bryanlimy/V1T.
-"""
+What comes in: `ckpt/model_state.pt` as read, or the state dict in it, and `args.yaml` beside it. What goes out: the
+same tensors by the names of a whole model of ours (`core`, `readouts.<animal>`, `shifters.<animal>`), and the arguments
+that build its core. Keys and settings are those of https://github.com/bryanlimy/V1T."""
 
 import ast
 import re
@@ -52,7 +51,9 @@ def from_published(state: Mapping[str, Any]) -> dict[str, Tensor]:
     model = dict(weights_of(state))
     core = {name.removeprefix(CORE): value for name, value in model.items() if name.startswith(CORE)}
     if not core:
-        raise ValueError(f"no key of V1T's state dict starts with {CORE!r}; found {', '.join(list(model)[:4]) or 'none'}")
+        raise ValueError(
+            f"no key of V1T's state dict starts with {CORE!r}; found {', '.join(list(model)[:4]) or 'none'}"
+        )
     named = {CORE + name: value for name, value in core_from_published(core).items()}
     for name, value in model.items():
         if not name.startswith(CORE) and not CONSTANT.fullmatch(name):
@@ -75,8 +76,8 @@ def core_from_published(core: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def published_arguments(args: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments of our `V1T` for weights that were trained with the settings of `args.yaml`.
 
-    They ask for what published weights need: crops of the nearest pixels, and the layout of tokens of the published code
-    where it is another than the true one. Settings that older files lack are those of that time.
+    They ask for what published weights need: crops of the nearest pixels, and the layout of tokens of the published
+    code where it is another than the true one. Settings that older files lack are those of that time.
 
     Raises:
         ValueError: the core is not V1T's transformer, or a setting is missing.

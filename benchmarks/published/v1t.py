@@ -1,9 +1,9 @@
 """V1T's core in plain operations, as its authors compute it: the peer in `encoder_step.py`.
 
 What comes in and goes out: as of `pretrain.models.v1t`, for images of the size that the transformer sees. Patches are
-copied out of the image, attention is made token by token, masked, dropped and kept for the gradient. State-dict keys are
-the published ones below `core.`, without constants. Written from the description of https://github.com/bryanlimy/V1T.
-"""
+copied out of the image, attention is made token by token, masked, dropped and kept for the gradient. State-dict keys
+are the published ones below `core.`, without constants. Written from the description of
+https://github.com/bryanlimy/V1T."""
 
 import torch
 from torch import Tensor, nn

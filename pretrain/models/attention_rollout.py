@@ -13,7 +13,8 @@ from torch.nn import functional as F
 def attention_rollout(maps: Tensor, grid: tuple[int, int], image_size: tuple[int, int]) -> Tensor:
     """Rollout of attention as an image, 0 at the place that matters least and 1 where most, before it is resized.
 
-    A block passes on the maximum of its heads plus the identity (its residual connection), rows normed to sum 1.
+    Where all places matter alike it is 0, and not undefined as in the published code. A block passes on the maximum of
+    its heads plus the identity (its residual connection), rows normed to sum 1.
 
     Args:
         maps: attention (batch, block, head, 1 + patches, 1 + patches).
@@ -38,5 +39,5 @@ def attention_rollout(maps: Tensor, grid: tuple[int, int], image_size: tuple[int
         row = torch.baddbmm(share, share, attention)
     reached = row[:, 0, 1:]
     low, high = reached.amin(1, keepdim=True), reached.amax(1, keepdim=True)
-    scaled = ((reached - low) / (high - low)).unflatten(1, grid)
+    scaled = ((reached - low) / (high - low).clamp_min(torch.finfo(maps.dtype).tiny)).unflatten(1, grid)
     return F.interpolate(scaled[:, None], image_size, mode="bilinear", align_corners=False)[:, 0]

@@ -1,11 +1,10 @@
 """V1T's image cropper: the middle of the screen, moved with the animal's gaze, at the size that the transformer sees.
 
-What comes in: images (batch, channel, height, width) of any size, and where the crop follows the gaze the pupil's centre
-(batch, 2), with the behaviour (batch, K) if that moves it too. What goes out: (batch, channel, *image_size). A crop of
-scale s has int(s height) x int(s width) pixels, at positions that are evenly spaced over [-s, s] of the screen's [-1, 1];
-it is then resized bilinearly, without a low-pass filter. Source: Li et al. 2023 (V1T,
-https://openreview.net/forum?id=qHZs2p4ZD4).
-"""
+What comes in: images (batch, channel, height, width) of any size, and where the crop follows the gaze the pupil's
+centre (batch, 2), with the behaviour (batch, K) if that moves it too. What goes out: (batch, channel, *image_size). A
+crop of scale s has int(s height) x int(s width) pixels, at positions that are evenly spaced over [-s, s] of the
+screen's [-1, 1]; it is then resized bilinearly, without a low-pass filter. Source: Li et al. 2023 (V1T,
+https://openreview.net/forum?id=qHZs2p4ZD4)."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -23,8 +22,8 @@ class ImageCropper(nn.Module):
     """Crops, moves and resizes images.
 
     `sampling="nearest"` is the published way, which published weights with a crop need. It gives the shift no gradient,
-    so that its weights never learn; the default, bilinear, mends that. At `center_crop=1` both leave the image as it is,
-    and there is no room for a shift.
+    so that its weights never learn; the default, bilinear, mends that. At `center_crop=1` both leave the image as it
+    is, and there is no room for a shift.
 
     Args:
         image_size: (height, width) in pixels of what goes out.
@@ -62,7 +61,9 @@ class ImageCropper(nn.Module):
             self.shifters[animal] = shift_network(self.shift_inputs)
 
     def remove_animal(self, animal: str) -> None:
-        self.shifters.pop(animal) if animal in self.shifters else None
+        """Take an animal's own shift away, if it has one."""
+        if animal in self.shifters:
+            del self.shifters[animal]
 
     def forward(
         self,
@@ -129,4 +130,6 @@ def bilinear_samples(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """Images at rows (batch or 1, h) x columns (batch or 1, w), positions in [-1, 1]: (batch, channel, h, w)."""
     shape = (len(images), rows.shape[1], columns.shape[1])
     grid = torch.stack((columns[:, None, :].expand(shape), rows[:, :, None].expand(shape)), dim=-1)
-    return F.grid_sample(images, grid.to(images.dtype), padding_mode="border", align_corners=True)
+    # Half precision would place pixels a tenth of a pixel beside where they are.
+    dtype = torch.promote_types(images.dtype, grid.dtype)
+    return F.grid_sample(images.to(dtype), grid.to(dtype), padding_mode="border", align_corners=True).to(images.dtype)

@@ -1,9 +1,9 @@
 """V1T: a vision transformer of small overlapping patches, into every block of which the animal's behaviour is added.
 
-What comes in: images (batch, channel, height, width) of any size, standardised; behaviour (batch, 3): pupil dilation, its
-derivative, running speed; pupil centre (batch, 2). What goes out: (batch, emb_dim, rows, columns), a feature map for
-readouts. A block is t + B(behaviour), t + attention(norm(t)), t + MLP(norm(t)); every head is as wide as a token. Source:
-Li, Cornacchia, Rochefort & Onken 2023, https://openreview.net/forum?id=qHZs2p4ZD4, at the settings of
+What comes in: images (batch, channel, height, width) of any size, standardised; behaviour (batch, 3): pupil dilation,
+its derivative, running speed; pupil centre (batch, 2). What goes out: (batch, emb_dim, rows, columns), a feature map
+for readouts. A block is t + B(behaviour), t + attention(norm(t)), t + MLP(norm(t)); every head is as wide as a token.
+Source: Li, Cornacchia, Rochefort & Onken 2023, https://openreview.net/forum?id=qHZs2p4ZD4, at the settings of
 https://github.com/bryanlimy/V1T, which are the defaults. Weights from there are named in `pretrain/published_v1t.py`.
 """
 
@@ -22,6 +22,9 @@ from pretrain.models.v1t_patches import PatchEmbedding
 IGNORED, AS_CHANNELS, PER_BLOCK, PER_BLOCK_WITH_PUPIL, PER_ANIMAL = range(5)
 IMAGE_SHIFTED, READOUT_SHIFTED, WITH_BEHAVIOR = (1, 3, 4), (2, 3, 4), (4,)
 SHARED = "share"
+FIT_LAYERS = ("patch_embedding", "blocks.0", "blocks.1", "blocks.2", "blocks.3")
+# Attention's kernels want heads whose width is a multiple of this: on a CPU a width of 155 takes a sixth longer than 160.
+HEAD_MULTIPLE = 8
 
 
 class V1T(nn.Module):
@@ -35,9 +38,9 @@ class V1T(nn.Module):
     | 3 | added, with the pupil's centre | 3 | both |
     | 4 | the same by one MLP per animal | 4 | both, the crop with behaviour |
 
-    Where the published code is not followed by default: crops are sampled bilinearly (`sampling`, see `ImageCropper`), and
-    tokens are laid out where they came from. `square_grid=True` lays them out as published, in the most square grid that
-    has as many places; that is the same at the published size, and scrambles space at others.
+    Where the published code is not followed by default: crops are sampled bilinearly (`sampling`, see `ImageCropper`),
+    and tokens are laid out where they came from. `square_grid=True` lays them out as published, in the most square grid
+    that has as many places; that is the same at the published size, and scrambles space at others.
 
     Args:
         in_channels: channels of the images: 1 for grey ones, 2 for UV and green.
@@ -154,7 +157,9 @@ class V1T(nn.Module):
 
     def required(self, name: str, value: Tensor | None) -> Tensor:
         if value is None:
-            raise ValueError(f"behavior_mode={self.behavior_mode} needs {name}, found None; give it, or set another mode")
+            raise ValueError(
+                f"behavior_mode={self.behavior_mode} needs {name}, found None; give it, or set another mode"
+            )
         return value
 
     def add_animal(self, animal: str) -> None:
@@ -167,7 +172,7 @@ class V1T(nn.Module):
         """Take an animal's own weights away, if it has any."""
         self.image_cropper.remove_animal(animal)
         for block in self.blocks if self.behavior_mode == PER_ANIMAL else ():
-            block.behavior.networks.pop(animal)
+            block.behavior.remove(animal)
 
     def regularizer(self) -> Tensor:
         """`l1_weight` times the sum of all absolute weights: positions, norms and biases too, the cropper's not."""
@@ -262,11 +267,17 @@ class Attention(nn.Module):
         attended = F.scaled_dot_product_attention(
             queries, keys, values, self.others, self.attention_dropout if self.training else 0.0, scale=self.scale_left
         )
-        return self.dropout(self.projection(attended.transpose(1, 2).flatten(2)))
+        weight = widened(self.projection.weight.unflatten(1, (self.heads, -1)), dim=2).flatten(1)
+        return self.dropout(F.linear(attended.transpose(1, 2).flatten(2), weight, self.projection.bias))
 
     def scaled_heads(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values (batch, head, token, width); learned temperatures are in the queries already."""
-        heads = self.to_qkv(self.norm(tokens)).unflatten(2, (3, self.heads, -1))
+        """Queries, keys and values (batch, head, token, width), with zeros up to the next width that kernels like.
+
+        The zeros come from rows of zeros in the weights, so that nothing is copied. Learned temperatures are in the
+        queries already.
+        """
+        weight = widened(self.to_qkv.weight.unflatten(0, (3 * self.heads, -1)), dim=1)
+        heads = F.linear(self.norm(tokens), weight.flatten(0, 1)).unflatten(2, (3, self.heads, -1))
         queries, keys, values = heads.transpose(1, 3).unbind(2)
         if self.scale is not None:
             queries = queries * self.scale[:, None, None]
@@ -285,7 +296,7 @@ class Attention(nn.Module):
 
 
 class BehaviorMLP(nn.Module):
-    """What behaviour adds to the tokens: inputs -> width / 2 -> width, tanh after each; one for all animals or for each."""
+    """What behaviour adds to the tokens: inputs -> width / 2 -> width, tanh after each; for all animals or for each."""
 
     def __init__(self, inputs: int, width: int, networks: Sequence[str], bias: bool) -> None:
         super().__init__()
@@ -303,6 +314,10 @@ class BehaviorMLP(nn.Module):
             nn.Tanh(),
         )
 
+    def remove(self, name: str) -> None:
+        if name in self.networks:
+            del self.networks[name]
+
     def forward(self, behavior: Tensor, animal: str | None) -> Tensor:
         """(batch, width) of behaviour (batch, inputs)."""
         name = SHARED if SHARED in self.networks else animal
@@ -310,6 +325,12 @@ class BehaviorMLP(nn.Module):
             known = ", ".join(self.networks) or "none"
             raise ValueError(f"behavior_mode=4 has no network for animal={animal!r}; known are {known}")
         return self.networks[name](behavior)
+
+
+def widened(weight: Tensor, dim: int) -> Tensor:
+    """A weight with zeros at the end of one dimension, up to a multiple of `HEAD_MULTIPLE`."""
+    missing = -weight.shape[dim] % HEAD_MULTIPLE
+    return F.pad(weight, (0, 0) * (weight.ndim - 1 - dim) + (0, missing))
 
 
 def mlp(width: int, hidden: int, bias: bool, dropout: float) -> nn.Sequential:

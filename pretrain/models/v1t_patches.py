@@ -1,10 +1,9 @@
 """V1T's tokens: overlapping patches of an image, projected, behind a class token, with learned positions.
 
-What comes in: images (batch, channel, height, width). What goes out: tokens (batch, 1 + rows x columns, width), the class
-token first, then the patches row by row; rows = (height - patch) // stride + 1, and columns likewise. Sources: Li et al.
-2023 (V1T, https://openreview.net/forum?id=qHZs2p4ZD4); shifted patches are those of Lee et al. 2021
-(https://arxiv.org/abs/2112.13492), two norms those of Kumar et al. 2023 (https://arxiv.org/abs/2302.01327).
-"""
+What comes in: images (batch, channel, height, width). What goes out: tokens (batch, 1 + rows x columns, width), the
+class token first, then the patches row by row; rows = (height - patch) // stride + 1, and columns likewise. Sources: Li
+et al. 2023 (V1T, https://openreview.net/forum?id=qHZs2p4ZD4); shifted patches are those of Lee et al. 2021
+(https://arxiv.org/abs/2112.13492), two norms those of Kumar et al. 2023 (https://arxiv.org/abs/2302.01327)."""
 
 import torch
 from torch import Tensor, nn
@@ -17,9 +16,9 @@ DIAGONALS = 4
 class PatchEmbedding(nn.Module):
     """Patches to tokens in one of V1T's four `patch_mode`s.
 
-    0, linear: as torch draws the weights of a linear layer. 1, convolution: the same numbers from weights that are drawn
-    as He et al. 2015 do. 2, shifted: four copies of the image, moved by half a patch along the diagonals, are further
-    channels; layer norm, linear. 3, dual norm: layer norm, linear, layer norm.
+    0, linear: as torch draws the weights of a linear layer. 1, convolution: the same numbers from weights that are
+    drawn as He et al. 2015 do. 2, shifted: four copies of the image, moved by half a patch along the diagonals, are
+    further channels; layer norm, linear. 3, dual norm: layer norm, linear, layer norm.
 
     The published code runs mode 2 with one channel only, because it counts the copies wrongly; ours takes any number.
 
@@ -91,7 +90,8 @@ class PatchEmbedding(nn.Module):
 def with_diagonal_shifts(images: Tensor, shift: int) -> Tensor:
     """Images (batch, channel, height, width), then copies of them with zeros where nothing has moved to.
 
-    Their content has moved by `shift` pixels down-right, down-left, up-right, up-left: (batch, 5 channel, height, width).
+    Their content has moved by `shift` pixels down-right, down-left, up-right, up-left: (batch, 5 channel, height,
+    width).
     """
     height, width = images.shape[-2:]
     padded = F.pad(images, (shift,) * 4)
