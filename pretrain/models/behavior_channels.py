@@ -52,7 +52,9 @@ def checked(name: str, signal: Tensor | None, stimulus: Tensor, count: int) -> T
     return signal
 
 
-def convolve_with_planes(conv: nn.Conv2d, pictures: Tensor, values: Tensor | None, weight: Tensor | None = None) -> Tensor:
+def convolve_with_planes(
+    conv: nn.Conv2d, pictures: Tensor, values: Tensor | None, weight: Tensor | None = None
+) -> Tensor:
     """`conv` of pictures (batch, channels, height, width), each with planes filled with `values` (batch, signals).
 
     `weight` stands for the convolution's own where that is made of something else.

@@ -7,7 +7,7 @@ batch norm, ELU. Source: `Factorized3dCore` of neuralpredictors in the configura
 (https://github.com/ecker-lab/sensorium_2023; Turishcheva et al. 2024, https://arxiv.org/abs/2407.09100).
 
 Both convolutions are two-dimensional ones on memory that has the channels last: (frames, height, width, channels) seen
-as pictures, and the same memory as (time, height x width, channels), of which a (kernel, 1) convolution is one over time.
+as pictures, and the same memory as (time, height x width, channels), where a (kernel, 1) convolution is one over time.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from pretrain.models.behavior_channels import SignalChannels, convolve_with_planes
 from pretrain.models.elu import elu_
-from pretrain.models.regularizers import input_regularizer, temporal_laplace
+from pretrain.models.regularizers import input_penalty, temporal_laplace
 
 CHANNELS = (32, 64, 128)
 SPATIAL_KERNELS = TEMPORAL_KERNELS = (11, 5, 5)
@@ -59,7 +59,7 @@ class Factorized3d(nn.Module):
         require_per_layer(channels, spatial_kernels=spatial_kernels, temporal_kernels=temporal_kernels)
         self.signals = SignalChannels(video_channels, behavior_channels, pupil_channels)
         self.gamma_spatial, self.gamma_temporal = gamma_spatial, gamma_temporal
-        self.spatial_penalty = input_regularizer(spatial_regularizer)
+        self.spatial_penalty = input_penalty(spatial_regularizer)
         self.out_channels = channels[-1]
         self.features = nn.ModuleList()
         inputs = self.signals.total
@@ -71,6 +71,14 @@ class Factorized3d(nn.Module):
             )
             self.features.append(layer)
             inputs = outputs
+        self.initialise()
+
+    def initialise(self) -> None:
+        """Convolutions as published: Glorot's normal distribution, no bias."""
+        for layer in self.features:
+            for conv in (layer.conv_spatial, layer.conv_temporal):
+                nn.init.xavier_normal_(conv.weight)
+                nn.init.zeros_(conv.bias)
 
     def output_shape(self, time: int, height: int, width: int) -> tuple[int, int, int, int]:
         """(channels, time, height, width) of the output for a video of this size."""
@@ -173,5 +181,3 @@ def require_long_enough(shape: tuple[int, ...], video: Tensor) -> None:
     if min(shape) < 1:
         size = " x ".join(map(str, video.shape[2:]))
         raise ValueError(f"a video of {size} (time, height, width) is too small for the core's kernels")
-
-

@@ -92,7 +92,7 @@ INPUT_REGULARIZERS: dict[str, Callable[..., Tensor]] = {
 }
 
 
-def input_regularizer(name: str) -> Callable[..., Tensor]:
+def input_penalty(name: str) -> Callable[..., Tensor]:
     """The penalty of this name; ValueError lists those there are."""
     if name not in INPUT_REGULARIZERS:
         raise ValueError(f"input_regularizer must be one of {', '.join(INPUT_REGULARIZERS)}, found {name!r}")
@@ -104,7 +104,9 @@ def roughness(weight: Tensor, padding: int | None, size: int) -> Tensor:
     if size not in LAPLACE_2D:
         raise ValueError(f"size of the Laplace filter must be one of {', '.join(map(str, LAPLACE_2D))}, found {size}")
     laplace = torch.tensor(LAPLACE_2D[size]).to(weight)[None, None]
-    return F.conv2d(weight.reshape(-1, 1, *weight.shape[2:]), laplace, padding=size // 2 if padding is None else padding)
+    return F.conv2d(
+        weight.reshape(-1, 1, *weight.shape[2:]), laplace, padding=size // 2 if padding is None else padding
+    )
 
 
 def centre_bump(height: int, width: int) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from pretrain.models.behavior_channels import SignalChannels, convolve_with_planes
 from pretrain.models.elu import ShiftedElu
-from pretrain.models.regularizers import INPUT_REGULARIZERS, group_sparsity
+from pretrain.models.regularizers import group_sparsity, input_penalty
 from pretrain.models.stacked2d import per_layer, side_after, stacked_layers
 
 
@@ -71,7 +71,7 @@ class RotationEquivariant2d(nn.Module):
         self.stacked = stacked_layers(stack, layers)
         self.out_channels = rotations * sum(counts[number] for number in self.stacked)
         self.gamma_input, self.gamma_hidden = gamma_input, gamma_hidden
-        self.input_penalty = INPUT_REGULARIZERS[input_regularizer]
+        self.input_penalty = input_penalty(input_regularizer)
         self.laplace_padding, self.average = laplace_padding, average_regularizer
         self.features = nn.ModuleList()
         inputs = self.signals.total
@@ -108,10 +108,12 @@ class RotationEquivariant2d(nn.Module):
         return torch.cat(outputs, 1) if outputs[1:] else outputs[0]
 
     def regularizer_terms(self) -> dict[str, Tensor]:
-        """Roughness of the first layer's kernels and group sparsity of the hidden ones, at all orientations, weighted."""
+        """Roughness of the first layer's kernels and group sparsity of the others', over all orientations."""
         first, *hidden = (layer.hermite_conv.kernels() for layer in self.features)
         rough = self.input_penalty(first, self.laplace_padding, self.average)
-        sparsity = torch.stack([group_sparsity(kernels) for kernels in hidden]).mean() if hidden else rough.new_zeros(())
+        sparsity = (
+            torch.stack([group_sparsity(kernels) for kernels in hidden]).mean() if hidden else rough.new_zeros(())
+        )
         return {"input": self.gamma_input * rough, "hidden": self.gamma_hidden * sparsity}
 
     def regularizer(self) -> Tensor:
@@ -171,7 +173,6 @@ class SharedNorm(nn.BatchNorm2d):
         return super().forward(by_orientation).unflatten(0, (-1, self.rotations)).flatten(1, 2)
 
 
-
 def orders(kernel: int) -> Iterator[tuple[int, int, str]]:
     """(rank, angular order, part) of each function of a kernel: "real" and "imaginary" in turn, order 0 only "real"."""
     for rank in range(kernel):
@@ -194,7 +195,9 @@ def hermite_functions(kernel: int, upsampling: int) -> Tensor:
     squared, theta = rows.square() + columns.square(), torch.atan2(rows, columns)
     made = []
     for rank, angular, part in orders(kernel):
-        radial = squared.sqrt() ** angular * torch.exp(-squared / 4) * polynomial(squared, angular, (rank - angular) // 2)
+        radial = (
+            squared.sqrt() ** angular * torch.exp(-squared / 4) * polynomial(squared, angular, (rank - angular) // 2)
+        )
         wave = torch.cos(angular * theta) if part == "real" else torch.sin(angular * theta)
         made.append(radial * wave / (radial * wave).norm())
     return torch.stack(made)

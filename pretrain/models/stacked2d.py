@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from pretrain.models.behavior_channels import SignalChannels, convolve_with_planes
 from pretrain.models.elu import ShiftedElu
-from pretrain.models.regularizers import group_sparsity, input_regularizer
+from pretrain.models.regularizers import group_sparsity, input_penalty
 
 
 class Stacked2d(nn.Module):
@@ -90,9 +90,7 @@ class Stacked2d(nn.Module):
         self.features = nn.ModuleList()
         padding = input_kernel // 2 if pad_input else 0
         with_bias = bias and not batch_norm if input_bias is None else input_bias
-        conv = nn.Conv2d(
-            self.signals.total, self.channels[0], input_kernel, input_stride, padding, bias=with_bias
-        )
+        conv = nn.Conv2d(self.signals.total, self.channels[0], input_kernel, input_stride, padding, bias=with_bias)
         self.features.append(self.layer("conv", conv, 0))
         with_bias = bias and not batch_norm if hidden_bias is None else hidden_bias
         for number in range(1, layers):
@@ -115,7 +113,7 @@ class Stacked2d(nn.Module):
     ) -> None:
         """What `regularizer` takes, with which weights."""
         self.gamma_input, self.gamma_hidden = gamma_input, gamma_hidden
-        self.input_penalty, self.laplace_padding, self.average = input_regularizer(name), padding, average
+        self.input_penalty, self.laplace_padding, self.average = input_penalty(name), padding, average
 
     def layer(self, name: str, conv: nn.Module, number: int) -> nn.Sequential:
         """A convolution with the norm and the nonlinearity after it."""
@@ -192,7 +190,14 @@ class SeparableConv(nn.Sequential):
     """1 x 1 convolution, one kernel for each channel, 1 x 1 convolution, with nothing in between."""
 
     def __init__(
-        self, inputs: int, outputs: int, kernel: int, stride: int = 1, padding: int = 0, dilation: int = 1, bias: bool = True
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int,
+        stride: int = 1,
+        padding: int = 0,
+        dilation: int = 1,
+        bias: bool = True,
     ) -> None:
         of_channels = nn.Conv2d(outputs, outputs, kernel, stride, padding, dilation, groups=outputs, bias=bias)
         super().__init__(
@@ -213,7 +218,14 @@ class AttentionConv(nn.Module):
     """
 
     def __init__(
-        self, inputs: int, outputs: int, kernel: int, stride: int = 1, padding: int = 0, dilation: int = 1, bias: bool = True
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int,
+        stride: int = 1,
+        padding: int = 0,
+        dilation: int = 1,
+        bias: bool = True,
     ) -> None:
         super().__init__()
         if outputs % 2:
