@@ -107,7 +107,9 @@ class ConvGru(nn.Module):
         return torch.stack(states, 2)
 
 
-def gru_rotation_equivariant(state_channels: int = 64, input_kernel: int = 9, state_kernel: int = 9, **core) -> GruBaseline:
+def gru_rotation_equivariant(
+    state_channels: int = 64, input_kernel: int = 9, state_kernel: int = 9, **core
+) -> GruBaseline:
     """The baseline of the benchmark notebook; `core` are arguments of `RotationEquivariant2d`."""
     return GruBaseline(RotationEquivariant2d(**core), state_channels, input_kernel, state_kernel)
 
