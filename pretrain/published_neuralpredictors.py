@@ -78,7 +78,9 @@ def from_published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for key, value in state.items():
         part, _, rest = key.partition(".")
         if part == "core":
-            found |= {f"core.{'core.' * recurrent}{name}": weight for name, weight in core_weight(rest, key, value, rotations)}
+            found |= {
+                f"core.{'core.' * recurrent}{name}": weight for name, weight in core_weight(rest, key, value, rotations)
+            }
         elif part in PARTS and rest.count("."):
             found[f"{PARTS[part]}.{rest}"] = value
         elif part == "gru_module" and GATE.fullmatch(rest):

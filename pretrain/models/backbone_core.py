@@ -170,24 +170,33 @@ def run_to(backbone: nn.Module, layer: str, images: Tensor) -> object:
 def as_maps(activation: object, backbone: nn.Module, layer: str, image_size: tuple[int, int]) -> Tensor:
     """A layer's activation as (batch, channels, height, width): maps as they are, tokens on their patches' grid."""
     if isinstance(activation, Tensor) and activation.ndim == 4:
-        return activation.permute(0, 3, 1, 2) if getattr(backbone, "output_fmt", None) == "NHWC" else activation
+        return activation.permute(0, 3, 1, 2) if channels_come_last(backbone, layer) else activation
     if isinstance(activation, Tensor) and activation.ndim == 3:
-        tokens = activation[:, getattr(backbone, "num_prefix_tokens", 0) :]
-        return tokens.transpose(1, 2).unflatten(2, token_grid(tokens.shape[1], backbone, layer, image_size))
+        rows, columns = token_grid(activation.shape[1], backbone, layer, image_size)
+        # Class and register tokens come first.
+        return activation[:, -rows * columns :].transpose(1, 2).unflatten(2, (rows, columns))
     found = f"shape {tuple(activation.shape)}" if isinstance(activation, Tensor) else type(activation).__name__
     raise ValueError(f"layer {layer!r} gives no maps (batch, channels, height, width) but {found}; name an earlier one")
 
 
+def channels_come_last(backbone: nn.Module, layer: str) -> bool:
+    """Whether a layer gives (batch, height, width, channels), as timm says of it or of the whole backbone."""
+    module = backbone.get_submodule(layer)
+    if isinstance(module, nn.Conv2d | InflatedConv):
+        return False
+    return getattr(module, "output_fmt", getattr(backbone, "output_fmt", "NCHW")) == "NHWC"
+
+
 def token_grid(tokens: int, backbone: nn.Module, layer: str, image_size: tuple[int, int]) -> tuple[int, int]:
-    """Rows and columns of so many patches: as the backbone says, else in the image's proportions."""
-    patches = getattr(backbone, "patch_embed", None)
+    """Rows and columns of patches among so many tokens: as the backbone says, else in the image's proportions."""
+    patches, before = getattr(backbone, "patch_embed", None), getattr(backbone, "num_prefix_tokens", 0)
     grids = [getattr(patches, "grid_size", None)]
     if patch := getattr(patches, "patch_size", None):
         grids.append((image_size[0] // patch[0], image_size[1] // patch[1]))
-    rows = round((tokens * image_size[0] / image_size[1]) ** 0.5)
-    grids.append((rows, tokens // max(rows, 1)))
+    rows = max(1, round(((tokens - before) * image_size[0] / image_size[1]) ** 0.5))
+    grids.append((rows, (tokens - before) // rows))
     for grid in grids:
-        if grid and grid[0] * grid[1] == tokens:
+        if grid and tokens - grid[0] * grid[1] in (0, before):
             return grid
     raise ValueError(f"layer {layer!r} gives {tokens} tokens, which are no grid of an image of {image_size}")
 

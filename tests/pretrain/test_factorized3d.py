@@ -52,7 +52,7 @@ def test_plain_transcription_gives_the_same(pad):
     for name, parameter in ours.named_parameters():
         difference = (parameter.grad - reference[name]).norm()
         # The bias of a convolution before a batch norm has no gradient but rounding.
-        assert difference <= 1e-4 * reference[name].norm() or "conv" in name and name.endswith("bias"), name
+        assert difference <= 1e-4 * reference[name].norm() or ("conv" in name and name.endswith("bias")), name
     for name, value in core_state(theirs.state_dict()).items():
         torch.testing.assert_close(ours.state_dict()[name], value, rtol=1e-5, atol=1e-5)
 
@@ -84,7 +84,9 @@ def test_size():
 
 def test_weights_are_drawn_as_published(shared):
     """The regulariser of fresh weights under a seed, which depends on what was drawn before them."""
-    reference = json.loads((shared / "reference" / "values" / "video" / "eckerlab_baseline" / "reference.json").read_text())
+    reference = json.loads(
+        (shared / "reference" / "values" / "video" / "eckerlab_baseline" / "reference.json").read_text()
+    )
     torch.manual_seed(0)
     core = Factorized3d(channels=(6, 8, 10))
     found = [float(term.detach()) for term in core.regularizer_terms().values()]
@@ -127,5 +129,5 @@ def test_bfloat16():
 def test_mistakes_are_one_line():
     with pytest.raises(ValueError, match="temporal_kernels must have one entry for each of 3 layers, found 2"):
         Factorized3d(temporal_kernels=(5, 5))
-    with pytest.raises(ValueError, match="10 x 36 x 64 .* too small"):
+    with pytest.raises(ValueError, match=r"10 x 36 x 64 .* too small"):
         Factorized3d()(torch.zeros(1, 1, 10, 36, 64), torch.zeros(1, 2, 10))

@@ -74,7 +74,9 @@ def test_size_of_the_released_core():
 
 def test_convolutions_have_a_bias_where_nothing_follows_that_has_one():
     def biased(**options) -> list[str]:
-        return [name for name, _ in Stacked2d(channels=4, **options).named_parameters() if "conv" in name and "bias" in name]
+        return [
+            name for name, _ in Stacked2d(channels=4, **options).named_parameters() if "conv" in name and "bias" in name
+        ]
 
     assert biased() == []
     assert biased(hidden_conv="plain", hidden_bias=True) == [f"features.{layer}.conv.bias" for layer in (1, 2, 3)]
