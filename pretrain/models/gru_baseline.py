@@ -1,0 +1,119 @@
+"""The recurrent baselines of Sensorium 2023: a two-dimensional core for every frame, then a convolutional GRU.
+
+What comes in: video (batch, channels, time, height, width), per-frame normalised, and behaviour (batch, 2, time), which
+fills two more channels. What goes out: (batch, channels, time, height - 8, width - 8) at the published size, of the
+same length; a frame depends on no later one. Source: `RotationEquivariant2dCore` or `Stacked2dCore`, and `GRU_Module`,
+of neuralpredictors in the configurations of ecker-lab/sensorium_2023 (https://github.com/ecker-lab/sensorium_2023;
+Turishcheva et al. 2024, https://arxiv.org/abs/2407.09100). The GRU is that of Sinz et al., NeurIPS 2018
+(https://github.com/sinzlab/Sinz2018_NIPS).
+"""
+
+import torch
+from torch import Tensor, nn
+
+from pretrain.models.rotation_equivariant import RotationEquivariant2d
+from pretrain.models.stacked2d import Stacked2d
+
+# The plain core of the second baseline, in `models_demo.ipynb`.
+STACKED2D = {
+    "behavior_channels": 2, "hidden_conv": "plain", "hidden_bias": True, "final_nonlinearity": False,
+    "gamma_input": 500.0, "gamma_hidden": 500_000.0,
+}  # fmt: skip
+
+
+class GruBaseline(nn.Module):
+    """A static core frame by frame, and a GRU over its maps.
+
+    Args:
+        core: takes frames and behaviour, as `RotationEquivariant2d` and `Stacked2d` do.
+        state_channels: of the GRU.
+        input_kernel, state_kernel: sides of its convolutions, in pixels, odd.
+    """
+
+    def __init__(self, core: nn.Module, state_channels: int = 64, input_kernel: int = 9, state_kernel: int = 9) -> None:
+        super().__init__()
+        self.core = core
+        self.gru = ConvGru(core.out_channels, state_channels, input_kernel, state_kernel)
+        self.out_channels = state_channels
+
+    def output_shape(self, time: int, height: int, width: int) -> tuple[int, int, int, int]:
+        """(channels, time, height, width) of the output for a video of this size."""
+        _, height, width = self.core.output_shape(height, width)
+        return self.out_channels, time, height, width
+
+    def forward(
+        self,
+        video: Tensor,
+        behavior: Tensor | None = None,
+        pupil_center: Tensor | None = None,
+        animal: str | None = None,
+    ) -> Tensor:
+        """(batch, channels, time, height', width'); behaviour and pupil centre are used as the core is built."""
+        batch = video.shape[0]
+        frames = video.transpose(1, 2).flatten(0, 1)
+        signals = (
+            None if signal is None else signal.transpose(1, 2).flatten(0, 1) for signal in (behavior, pupil_center)
+        )
+        return self.gru(self.core(frames, *signals, animal).unflatten(0, (batch, -1)))
+
+    def regularizer_terms(self) -> dict[str, Tensor]:
+        """Those of the core; the published configurations put no weight on the GRU's own."""
+        return self.core.regularizer_terms()
+
+    def regularizer(self) -> Tensor:
+        """What training adds to the loss."""
+        return self.core.regularizer()
+
+
+class ConvGru(nn.Module):
+    """Gated recurrent unit whose products are convolutions, from a state of zeros.
+
+    reset, update = sigmoid(from input + from state); candidate = tanh(from input + from (reset x state)); state =
+    (1 - update) state + update candidate. What comes from the input is convolved for all frames at once and for the
+    three gates at once, and what comes from the state for two gates at once; the published cell has six convolutions a
+    frame. `from_input` has reset, update and candidate in this order, `from_state` reset and update.
+    """
+
+    def __init__(self, inputs: int, channels: int, input_kernel: int, state_kernel: int) -> None:
+        super().__init__()
+        for name, side in (("input_kernel", input_kernel), ("state_kernel", state_kernel)):
+            if side % 2 == 0:
+                raise ValueError(f"{name} must be odd, so that maps keep their size, found {side}")
+        self.from_input = nn.Conv2d(inputs, 3 * channels, input_kernel, padding=input_kernel // 2)
+        self.from_state = nn.Conv2d(channels, 2 * channels, state_kernel, padding=state_kernel // 2)
+        self.from_reset_state = nn.Conv2d(channels, channels, state_kernel, padding=state_kernel // 2)
+        self.initialise(channels)
+
+    def initialise(self, channels: int) -> None:
+        """Glorot's normal distribution for each gate alone, no bias, as published."""
+        for conv in (self.from_input, self.from_state, self.from_reset_state):
+            nn.init.zeros_(conv.bias)
+            for gate in conv.weight.split(channels):
+                nn.init.xavier_normal_(gate)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Maps (batch, time, channels, height, width) to states (batch, channels, time, height, width)."""
+        batch, time = maps.shape[:2]
+        driven = self.from_input(maps.flatten(0, 1)).unflatten(0, (batch, time))
+        channels = self.from_reset_state.out_channels
+        gates, candidates = driven[:, :, : 2 * channels], driven[:, :, 2 * channels :]
+        state = maps.new_zeros(batch, channels, *driven.shape[3:])
+        states = []
+        for frame in range(time):
+            reset, update = torch.sigmoid(gates[:, frame] + self.from_state(state)).chunk(2, 1)
+            candidate = torch.tanh(candidates[:, frame] + self.from_reset_state(reset * state))
+            state = torch.lerp(state, candidate, update)
+            states.append(state)
+        return torch.stack(states, 2)
+
+
+def gru_rotation_equivariant(
+    state_channels: int = 64, input_kernel: int = 9, state_kernel: int = 9, **core
+) -> GruBaseline:
+    """The baseline of the benchmark notebook; `core` are arguments of `RotationEquivariant2d`."""
+    return GruBaseline(RotationEquivariant2d(**core), state_channels, input_kernel, state_kernel)
+
+
+def gru_stacked2d(state_channels: int = 64, input_kernel: int = 7, state_kernel: int = 7, **core) -> GruBaseline:
+    """The baseline of `models_demo.ipynb`; `core` are arguments of `Stacked2d`, over those of the baseline."""
+    return GruBaseline(Stacked2d(**{**STACKED2D, **core}), state_channels, input_kernel, state_kernel)

@@ -1,0 +1,105 @@
+"""The recurrent baselines: the cell step by step, counts, fresh weights as published, causality."""
+
+import json
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from pretrain.models.gru_baseline import ConvGru, gru_rotation_equivariant, gru_stacked2d
+
+SMALL = {"state_channels": 5, "input_kernel": 3, "state_kernel": 3, "layers": 2}
+BUILDERS = {
+    "gru_equivariant": lambda **options: gru_rotation_equivariant(
+        **{**SMALL, "features": 2, "rotations": 4, **options}
+    ),
+    "gru_stacked2d": lambda **options: gru_stacked2d(**{**SMALL, "channels": 4, **options}),
+}
+
+
+def test_the_cell_step_by_step():
+    """Six convolutions a frame, each gate for itself, as the published cell has them."""
+    torch.manual_seed(0)
+    gru = ConvGru(3, 4, 5, 3)
+    maps = torch.randn(2, 6, 3, 7, 8, requires_grad=True)
+    reset_in, update_in, out_in = zip(gru.from_input.weight.split(4), gru.from_input.bias.split(4), strict=True)
+    reset_state, update_state = zip(gru.from_state.weight.split(4), gru.from_state.bias.split(4), strict=True)
+    out_state = gru.from_reset_state.weight, gru.from_reset_state.bias
+    state, states = torch.zeros(2, 4, 7, 8), []
+    for frame in maps.unbind(1):
+        update = torch.sigmoid(F.conv2d(frame, *update_in, padding=2) + F.conv2d(state, *update_state, padding=1))
+        reset = torch.sigmoid(F.conv2d(frame, *reset_in, padding=2) + F.conv2d(state, *reset_state, padding=1))
+        out = torch.tanh(F.conv2d(frame, *out_in, padding=2) + F.conv2d(state * reset, *out_state, padding=1))
+        state = state * (1 - update) + out * update
+        states.append(state)
+    expected, found = torch.stack(states, 2), gru(maps)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    everything = [maps, *gru.parameters()]
+    of_expected = torch.autograd.grad(expected.square().sum(), everything)
+    of_found = torch.autograd.grad(found.square().sum(), everything)
+    for gradient, reference in zip(of_found, of_expected, strict=True):
+        torch.testing.assert_close(gradient, reference, rtol=1e-4, atol=1e-5 * float(reference.abs().max()))
+
+
+@pytest.mark.parametrize(
+    ("name", "build", "core", "gru"),
+    [
+        ("gru_equivariant_benchmark_5new", gru_rotation_equivariant, 110_212 - 66_060, 1_991_040),
+        ("gru_stacked2d_models_demo_5new", gru_stacked2d, 618_368, 1_204_608),
+    ],
+)
+def test_sizes_of_the_published_models(shared, name, build, core, gru):
+    path = shared / "reference" / "values" / "video" / "eckerlab_baseline" / "param_counts.json"
+    counts = json.loads(path.read_text())[name]
+    model = build()
+    assert sum(parameter.numel() for parameter in model.core.parameters()) == core
+    assert sum(parameter.numel() for parameter in model.gru.parameters()) == gru == counts["children"]["gru_module"]
+    constants = counts["total"] - counts["trainable"]
+    assert core == counts["children"]["core"] - constants
+    assert model.output_shape(80, 36, 64) == (64, 80, 28, 56)
+
+
+@pytest.mark.parametrize(
+    ("name", "build"),
+    [
+        ("gru_equivariant", lambda: gru_rotation_equivariant(6, 5, 3, features=2, layers=2, rotations=4)),
+        ("gru_stacked2d", lambda: gru_stacked2d(5, 3, 3, channels=6, layers=3)),
+    ],
+)
+def test_weights_are_drawn_as_published(shared, name, build):
+    """The regulariser of fresh weights under a seed."""
+    path = shared / "reference" / "values" / "video" / "eckerlab_baseline" / "reference.json"
+    reference = json.loads(path.read_text())["variants"][name]["core_regularizer_init"]
+    torch.manual_seed(0)
+    assert [float(build().regularizer().detach())] == pytest.approx(reference, rel=1e-6)
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_no_output_depends_on_a_later_frame_and_all_on_the_first(name):
+    torch.manual_seed(0)
+    model = BUILDERS[name]().eval()
+    video, behavior = torch.randn(1, 1, 6, 20, 22), torch.randn(1, 2, 6)
+    before = model(video, behavior)
+    assert tuple(before.shape[1:]) == model.output_shape(6, 20, 22)
+    changed = video.clone()
+    changed[:, :, 4:] = 5.0
+    after = model(changed, behavior)
+    torch.testing.assert_close(before[:, :, :4], after[:, :, :4])
+    assert not torch.allclose(before[:, :, 4:], after[:, :, 4:])
+    changed = video.clone()
+    changed[:, :, 0] = 5.0
+    assert (model(changed, behavior) - before).abs().amax((0, 1, 3, 4)).min() > 1e-4
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_bfloat16(name):
+    model = BUILDERS[name]()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = model(torch.randn(1, 1, 4, 20, 22), torch.randn(1, 2, 4))
+    found.float().square().mean().backward()
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+
+
+def test_even_kernels_are_refused():
+    with pytest.raises(ValueError, match=r"state_kernel must be odd.* found 4"):
+        ConvGru(3, 4, 5, 4)
