@@ -2,7 +2,7 @@
 
 What comes in and goes out: as of `pretrain.models.viv1t`, at the published settings. Every overlapping tubelet is copied
 out of the video, signals included, before it is normalised and projected; rotation and dropout are done step by step.
-State-dict keys are the published ones below `core.`, without the constants. Written from the description of
+The state dict is that of our core. Written from the description of
 https://github.com/bryanlimy/ViV1T (competition) and https://github.com/bryanlimy/ViV1T-closed-loop.
 """
 
@@ -58,14 +58,15 @@ class PlainViV1T(nn.Module):
         self.frames, self.patch, self.stride, self.padding, self.grid = frames, patch, stride, padding, grid
         self.closed_loop, self.token_dropout = registers > 0, token_dropout
         size, places = channels * frames * patch**2, grid[0] * grid[1]
-        self.norm, self.linear = nn.LayerNorm(size), nn.Linear(size, width)
-        self.out_norm = nn.LayerNorm(width)
+        self.tokenizer, self.positions, self.spatial, self.temporal = (nn.Module() for _ in range(4))
+        self.tokenizer.norm, self.tokenizer.linear = nn.LayerNorm(size), nn.Linear(size, width)
+        self.tokenizer.out_norm = nn.LayerNorm(width)
         if not rotary:
-            self.spatial_position = nn.Parameter(torch.randn(1, 1, places, width))
-            self.temporal_position = nn.Parameter(torch.randn(1, max_frames - frames + 1, 1, width))
+            self.positions.spatial = nn.Parameter(torch.randn(1, 1, places, width))
+            self.positions.temporal = nn.Parameter(torch.randn(1, max_frames - frames + 1, 1, width))
         if registers:
-            self.reg_s_tokens = nn.Parameter(torch.randn(registers, width))
-            self.reg_t_tokens = nn.Parameter(torch.randn(registers, width))
+            self.spatial.registers = nn.Parameter(torch.randn(registers, width))
+            self.temporal.registers = nn.Parameter(torch.randn(registers, width))
         self.rotary, self.registers = rotary, registers
 
         def blocks(depth: int, tokens: int, causal: bool) -> nn.ModuleList:
@@ -74,23 +75,23 @@ class PlainViV1T(nn.Module):
                 PlainBlock(*sizes, tokens if rotary else 0, registers, causal) for _ in range(depth)
             )
 
-        self.spatial_blocks = blocks(spatial_depth, places, False)
-        self.temporal_blocks = blocks(temporal_depth, max_frames, causal)
+        self.spatial.blocks = blocks(spatial_depth, places, False)
+        self.temporal.blocks = blocks(temporal_depth, max_frames, causal)
 
     def forward(self, video: Tensor, behavior: Tensor, pupil_center: Tensor) -> Tensor:
         tokens = self.tokens(video, behavior, pupil_center)
         batch, frames, places, width = tokens.shape
         if self.registers:
-            tokens = torch.cat((tokens, self.reg_s_tokens.expand(batch, frames, -1, -1)), 2)
+            tokens = torch.cat((tokens, self.spatial.registers.expand(batch, frames, -1, -1)), 2)
         tokens = tokens.reshape(batch * frames, -1, width)
-        for block in self.spatial_blocks:
+        for block in self.spatial.blocks:
             tokens = block(tokens)
         tokens = tokens.reshape(batch, frames, -1, width)[:, :, :places]
         if self.registers:
-            added = self.reg_t_tokens[None, :, None].expand(batch, -1, places, -1)
+            added = self.temporal.registers[None, :, None].expand(batch, -1, places, -1)
             tokens = torch.cat((tokens, added), 1)
         tokens = tokens.transpose(1, 2).reshape(batch * places, -1, width)
-        for block in self.temporal_blocks:
+        for block in self.temporal.blocks:
             tokens = block(tokens)
         tokens = tokens.reshape(batch, places, -1, width)[:, :, :frames]
         return tokens.permute(0, 3, 2, 1).reshape(batch, width, frames, *self.grid)
@@ -104,7 +105,7 @@ class PlainViV1T(nn.Module):
         tubelets = channels.unfold(2, self.frames, 1).unfold(3, self.patch, self.stride)
         tubelets = tubelets.unfold(4, self.patch, self.stride).permute(0, 2, 3, 4, 1, 5, 6, 7)
         tubelets = tubelets.reshape(len(video), tubelets.shape[1], self.grid[0] * self.grid[1], -1)
-        tokens = self.out_norm(self.linear(self.norm(tubelets)))
+        tokens = self.tokenizer.out_norm(self.tokenizer.linear(self.tokenizer.norm(tubelets)))
         if self.closed_loop:
             flat = F.dropout1d(tokens.flatten(1, 2), self.token_dropout, self.training)
             tokens = flat.view_as(tokens)
@@ -112,7 +113,7 @@ class PlainViV1T(nn.Module):
             tokens = F.dropout(tokens, self.token_dropout, self.training)
         if self.rotary:
             return tokens
-        return tokens + self.spatial_position + self.temporal_position[:, : tokens.shape[1]]
+        return tokens + self.positions.spatial + self.positions.temporal[:, : tokens.shape[1]]
 
 
 class PlainBlock(nn.Module):

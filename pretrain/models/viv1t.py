@@ -42,6 +42,8 @@ POSITIONS: dict[str, tuple[str, str, bool, bool]] = {
     "learned_rotary": ("learned", "", False, True),
     "grid_rotary": ("grid", "", False, True),
 }
+# How many of queries, keys and values are projected again in the backward pass.
+RECOMPUTED = {"none": 0, "queries": 1, "projections": 3, "blocks": 0}
 PUBLISHED_CLOSED_LOOP = {
     "frames": 13,
     "pad": True,
@@ -195,7 +197,8 @@ class ViV1T(nn.Module):
         token_dropout, drop_whole_tokens, attention_dropout, ff_dropout, drop_path: in training.
         activation: of the features.
         recentre_rotation: as the published code, see `RotaryPositions`.
-        recompute: compute blocks again in the backward pass, which saves memory.
+        recompute: what the backward pass computes again instead of keeping it, one of `RECOMPUTED`: nothing, queries,
+            queries with keys and values, or whole blocks, as the authors' gradient checkpointing does.
     """
 
     def __init__(
@@ -236,9 +239,10 @@ class ViV1T(nn.Module):
         drop_path: float = 0.0505,
         activation: str = "none",
         recentre_rotation: bool = False,
-        recompute: bool = False,
+        recompute: str = "queries",
     ) -> None:
         super().__init__()
+        require_choice("recompute", recompute, RECOMPUTED)
         require_choice("behavior", behavior, BEHAVIORS)
         require_choice("positions", positions, POSITIONS)
         require_choice("activation", activation, [name for name in ACTIVATIONS if name != "swiglu"])
@@ -262,7 +266,7 @@ class ViV1T(nn.Module):
         self.positions = AddedPositions(spatial, temporal, tokens, self.grid, width, token_dropout)
         sizes = BlockSizes(
             width, heads, head_dim, ff_dim, ff_activation, norm, norm_qk, attention_dropout, ff_dropout, drop_path,
-            scale_by_width,
+            scale_by_width, RECOMPUTED[recompute],
         )  # fmt: skip
         encoder = partial(StateEncoder, self.signals * frames, width, animals) if in_blocks else None
         first = registers_first and causal
@@ -276,11 +280,11 @@ class ViV1T(nn.Module):
         seen = 0 if causal and not first else registers
         self.spatial = Transformer(
             sizes, spatial_depth, parallel, False, registers, False,
-            rotary(rotate_places, grid[0] * grid[1], registers, False), convolved(self.grid), encoder, recompute,
+            rotary(rotate_places, grid[0] * grid[1], registers, False), convolved(self.grid), encoder, recompute == "blocks",
         )  # fmt: skip
         self.temporal = Transformer(
             sizes, temporal_depth, parallel, causal, registers, first,
-            rotary(rotate_frames, tokens, seen, first), convolved(None), encoder, recompute,
+            rotary(rotate_frames, tokens, seen, first), convolved(None), encoder, recompute == "blocks",
         )  # fmt: skip
 
     @property

@@ -13,6 +13,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 from pretrain.models.dropping import add_branch, dropped_linear
 from pretrain.models.positions import rotated
@@ -54,6 +55,7 @@ class BlockSizes:
     ff_dropout: float
     drop_path: float
     scale_by_width: bool
+    recomputed: int
 
     def __post_init__(self) -> None:
         if self.ff_activation not in ACTIVATIONS:
@@ -77,25 +79,55 @@ class Attention(nn.Module):
     """Attention of normalised tokens: queries, keys and values are `weight` (3 x heads x head_dim, width) times them.
 
     They are projected one after the other, since the gradients of three slices of one tensor would have to be copied
-    together. Queries and keys are normalised over all heads at once, where they are.
+    together. Queries and keys are normalised over all heads at once, where they are. The backward pass projects the
+    first `recomputed` of queries, keys and values again instead of keeping them, without attending again.
     """
 
     def __init__(self, sizes: BlockSizes, causal: bool) -> None:
         super().__init__()
         self.inner, self.heads, self.causal = sizes.inner, sizes.heads, causal
+        self.recomputed = sizes.recomputed
         self.scale = sizes.width**-0.5 if sizes.scale_by_width else None
         self.norm_q = make_norm(sizes.norm, sizes.inner) if sizes.norm_qk else nn.Identity()
         self.norm_k = make_norm(sizes.norm, sizes.inner) if sizes.norm_qk else nn.Identity()
 
     def forward(self, normed: Tensor, weight: Tensor, rotation: Rotation | None) -> Tensor:
         """(rows, tokens, heads x head_dim)."""
-        q, k, v = (F.linear(normed, part) for part in weight.split(self.inner))
-        q, k, v = (part.unflatten(-1, (self.heads, -1)) for part in (self.norm_q(q), self.norm_k(k), v))
-        if rotation is not None:
-            q, k = rotated(q, rotation), rotated(k, rotation)
-        q, k, v = (part.transpose(1, 2) for part in (q, k, v))
-        seen = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal, scale=self.scale)
-        return seen.transpose(1, 2).flatten(2)
+        weights = weight.split(self.inner)
+        recomputed = self.recomputed if torch.is_grad_enabled() else 0
+        kept = [self.projected(number, normed, weights[number], rotation) for number in range(recomputed, 3)]
+
+        def seen(normed: Tensor, *parts: Tensor) -> Tensor:
+            again, kept = parts[:recomputed], parts[recomputed:]
+            made = [self.projected(number, normed, part, rotation) for number, part in enumerate(again)]
+            return F.scaled_dot_product_attention(*made, *kept, is_causal=self.causal, scale=self.scale)
+
+        parts = (*weights[:recomputed], *kept)
+        if recomputed:
+            heads = checkpoint(
+                seen, normed, *parts, use_reentrant=False, context_fn=keep_attention, preserve_rng_state=False
+            )
+        else:
+            heads = seen(normed, *parts)
+        return heads.transpose(1, 2).flatten(2)
+
+    def projected(self, number: int, normed: Tensor, weight: Tensor, rotation: Rotation | None) -> Tensor:
+        """Queries, keys or values (number 0, 1, 2) as (rows, heads, tokens, head_dim)."""
+        norm = (self.norm_q, self.norm_k, nn.Identity())[number]
+        part = norm(F.linear(normed, weight)).unflatten(-1, (self.heads, -1))
+        if rotation is not None and number < 2:
+            part = rotated(part, rotation)
+        return part.transpose(1, 2)
+
+
+def keep_attention():
+    """Contexts in which all is computed again but attention."""
+
+    def policy(context, operation, *args, **kwargs) -> CheckpointPolicy:
+        attends = "scaled_dot_product" in str(operation)
+        return CheckpointPolicy.MUST_SAVE if attends else CheckpointPolicy.PREFER_RECOMPUTE
+
+    return create_selective_checkpoint_contexts(policy)
 
 
 class ParallelBlock(nn.Module):
