@@ -9,6 +9,7 @@ import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,9 @@ from torch import Tensor, nn
 from pretrain.models import alexnet, comparison, mousenet, multi_stream
 from pretrain.models.aliases import ALIASES
 from pretrain.models.hour_glass import hour_glass
+
+if TYPE_CHECKING:
+    from pretrain.models.cores import CoreInfo
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -115,7 +119,7 @@ def create_model(name: str, **kwargs) -> nn.Module:
     """The named backbone with fresh weights from torch's global generator.
 
     Args:
-        name: one of `list_models()` or `list_aliases()`, or `timm/<name>`.
+        name: one of `list_models()` or `list_aliases()`, `timm/<name>`, or a core of `cores.list_cores()`.
         kwargs: arguments of its constructor, over those that an alias stands for; `num_classes=0` leaves out the
             classifier's last layer. `input_size` makes a timm model for images of that side.
 
@@ -125,6 +129,8 @@ def create_model(name: str, **kwargs) -> nn.Module:
     try:
         if name.startswith(TIMM_PREFIX):
             return create_timm_model(known_timm_name(name), **kwargs)
+        if name in core_names():
+            return core_names()[name].build(**kwargs)
         known_entry(name)
         if name in ALIASES:
             kwargs = ALIASES[name].args | kwargs
@@ -152,6 +158,14 @@ def model_info(name: str) -> ModelInfo:
     return replace(info, name=name, fit_layers=layers, **views)
 
 
+@cache
+def core_names() -> Mapping[str, "CoreInfo"]:
+    """Cores of encoding models; looked up late, because some of them are made of backbones."""
+    from pretrain.models.cores import CORES
+
+    return CORES
+
+
 def feature_size(backbone: nn.Module, input_size: int) -> int:
     """Length of the feature vector that a backbone gives for one `input_size` x `input_size` image."""
     training = backbone.training
@@ -173,7 +187,7 @@ def known_entry(name: str) -> tuple[Callable[..., nn.Module], ModelInfo]:
     """Constructor and facts of a model of ours, by its name or an alias."""
     canonical = ALIASES[name].model if name in ALIASES else name
     if canonical not in MODELS:
-        near = difflib.get_close_matches(name, [*MODELS, *ALIASES], n=3, cutoff=0.4) or list_models()
+        near = difflib.get_close_matches(name, [*MODELS, *ALIASES, *core_names()], n=3, cutoff=0.4) or list_models()
         raise ValueError(f"unknown model {name!r}; nearest: {', '.join(near)}; or timm/<name> for any of timm's")
     return MODELS[canonical]
 

@@ -333,7 +333,9 @@ class ViV1T(nn.Module):
             named["pupil_center"] = pupil_center
         for name, signal in named.items():
             if signal is None:
-                raise ValueError(f"ViV1T with behavior={self.behavior!r} needs {name} (batch, channels, time), got None")
+                raise ValueError(
+                    f"ViV1T with behavior={self.behavior!r} needs {name} (batch, channels, time), got None"
+                )
             if signal.ndim != 3 or signal.shape[2] != video.shape[2]:
                 raise ValueError(
                     f"{name} must be (batch, channels, time) with the video's {video.shape[2]} frames, found "
@@ -380,9 +382,7 @@ def signal_count(behavior: str, behavior_channels: int, pupil_channels: int) -> 
     return behavior_channels if behavior.startswith("behavior_") else behavior_channels + pupil_channels
 
 
-def covering(
-    lengths: tuple[int, ...], sizes: tuple[int, ...], strides: tuple[int, ...]
-) -> tuple[tuple[int, int], ...]:
+def covering(lengths: tuple[int, ...], sizes: tuple[int, ...], strides: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
     """Zeros (before, after) in time, rows and columns with which tubelets start at every stride; in time before only."""
     time, *space = (
         (math.ceil(length / stride) - 1) * stride + size - length
