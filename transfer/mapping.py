@@ -10,6 +10,7 @@ features. These are coordinates in the directions that the stimuli span (`sample
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from hashlib import blake2b
 from itertools import pairwise
 from typing import Protocol
 
@@ -27,6 +28,9 @@ BLOCK_BYTES = 2**20
 BLOCKS_TOGETHER = 4
 # On a GPU a block is as large as its memory allows, with room for a dozen arrays of that size.
 GPU_BLOCK_BYTES = 2**30
+# Splits of a layer whose decomposition is kept: those of the default protocol, and their inner ones.
+SPACES_REMEMBERED = 32
+LARGEST_REMEMBERED = 2**22
 
 
 class Mapping(Protocol):
@@ -84,6 +88,7 @@ class PLSMapping:
             raise ValueError(f"n_components must be at least 1, found {n_components}")
         self.n_components = n_components
         self.device = device
+        self.spaces: dict[bytes, tuple[np.ndarray, np.ndarray]] = {}
 
     def fit(self, X: np.ndarray, Y: np.ndarray) -> "PLSMapping":
         """Fit X (stimuli, features) to Y (stimuli, neurons); keeps `coef_` (features, neurons), `intercept_`."""
@@ -118,7 +123,7 @@ class PLSMapping:
         check_finite(X, Y, X_test)
         own = X.ndim == 3
         centre = X.mean(1, keepdims=True) if own else 0.0
-        train, test = (X - centre, X_test - centre) if own else train_space(X, X_test)
+        train, test = (X - centre, X_test - centre) if own else self.space_of(X, X_test)
         predicted = np.empty((len(grid), len(Y), X_test.shape[-2], Y.shape[2]))
 
         def predict_block(sets: slice) -> None:
@@ -142,6 +147,17 @@ class PLSMapping:
         predicted = self.fit_predict_many(X, together, X_test)
         ends = np.cumsum([len(Y) for Y in groups])
         return [part[:, :, : Y.shape[2]] for part, Y in zip(np.split(predicted, ends[:-1]), groups, strict=True)]
+
+    def space_of(self, X: np.ndarray, X_test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """`train_space` of these stimuli, remembered: neurons of many animals are fitted to the same few splits."""
+        if X.nbytes + X_test.nbytes > LARGEST_REMEMBERED:
+            return train_space(X, X_test)
+        key = blake2b(X.tobytes() + X_test.tobytes()).digest()
+        if key not in self.spaces:
+            if len(self.spaces) == SPACES_REMEMBERED:
+                self.spaces.pop(next(iter(self.spaces)))
+            self.spaces[key] = train_space(X, X_test)
+        return self.spaces[key]
 
     def on_device(self, array: np.ndarray) -> Array:
         return array if self.device == "cpu" else torch.from_numpy(array).to(self.device)

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.cross_decomposition import PLSRegression
 
+from transfer import mapping as mapping_module
 from transfer.mapping import PLSMapping, even_blocks, fit_predict_sets, predict_splits
 from transfer.one_to_one import OneToOneMapping
 from transfer.ridge import RidgeMapping
@@ -302,3 +303,20 @@ def test_sets_with_features_of_their_own_are_those_fitted_one_by_one(mapping):
         np.testing.assert_allclose(found[i], mapping.fit(x[i], y[i]).predict(x_test[i]), atol=1e-10)
     with pytest.raises(ValueError, match="a mapping needs X"):
         mapping.fit_predict_many(x[:4], y, x_test[:4])
+
+
+def test_spaces_that_are_remembered_change_nothing(monkeypatch):
+    rng = np.random.default_rng(0)
+    splits = [(rng.normal(size=(20, 30)), rng.normal(size=(8, 30))) for _ in range(3)]
+    y = rng.normal(size=(4, 20, 5))
+    expected = [PLSMapping(4).fit_predict_many(x, y, x_test) for x, x_test in splits]
+    calls, original = [], mapping_module.train_space
+    monkeypatch.setattr(mapping_module, "train_space", lambda *given: calls.append(1) or original(*given))
+    monkeypatch.setattr(mapping_module, "SPACES_REMEMBERED", 2)
+    mapping = PLSMapping(4)
+    for place in (0, 1, 0, 1, 2, 1, 0):
+        np.testing.assert_array_equal(mapping.fit_predict_many(splits[place][0], y, splits[place][1]), expected[place])
+    assert len(calls) == 4, "0, 1, 2, and 0 again, which had made room for 2"
+    monkeypatch.setattr(mapping_module, "LARGEST_REMEMBERED", 0)
+    mapping.fit_predict_many(splits[1][0], y, splits[1][1])
+    assert len(calls) == 5
