@@ -10,7 +10,10 @@ bilinear, zero outside the map: the values and gradients of `torch.nn.functional
 
 On a CPU the four corners are gathered here instead. Where the points are the same in all frames, the neurons that share
 a corner are multiplied with it at once, and nothing of size (frames, channels, neurons) exists; where they differ, one
-frame is gathered at a time, and the backward pass gathers again rather than keep it. Elsewhere `grid_sample` is used.
+frame is gathered at a time, and the backward pass gathers again rather than keep it. Forward and backward of 80 frames
+of 128 x 18 x 46 for 8,000 neurons, one thread of an AMD EPYC (`benchmarks/readout_step.py`), are 22 times faster than
+with `grid_sample` and a product, in an eighth of the memory, where points are the same; 3.6 times, in a fifth, where
+they differ. Other devices use `grid_sample`.
 """
 
 import torch
@@ -20,8 +23,9 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 CORNERS = 4
-# With fewer frames the products are too small to pay for one call per corner.
-FRAMES_FOR_PRODUCTS = 8
+# With fewer frames x neurons for each pixel that is a corner, a matrix product costs more than gathering: 19 are too
+# few, 77 make products three times faster (80 frames, 8,000 neurons and 18 x 46 pixels are 770).
+PRODUCTS_PAY = 25
 
 
 def weighted_points(features: Tensor, points: Tensor, weights: Tensor, align_corners: bool = True) -> Tensor:
@@ -40,7 +44,8 @@ def weighted_points(features: Tensor, points: Tensor, weights: Tensor, align_cor
             return by_grid_sample(features.flatten(0, -4), points, weights, align_corners)
         index, share = bilinear_corners(points, features.shape[-2], features.shape[-1], align_corners)
         frames = features.shape[:-3].numel()
-        if len(points) == 1 and frames >= FRAMES_FOR_PRODUCTS:
+        corner_pixels = min(pixels(features), CORNERS * points.shape[1])
+        if len(points) == 1 and frames * points.shape[1] >= PRODUCTS_PAY * corner_pixels:
             corner_first = features.flatten(-2).movedim(-1, 0).reshape(pixels(features), frames, -1)
             return SamePoints.apply(corner_first, index[0], share[0], weights.mT.contiguous()).mT
         frame_first = features.flatten(-2).mT.reshape(frames, pixels(features), -1)

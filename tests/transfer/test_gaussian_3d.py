@@ -49,4 +49,4 @@ def test_a_point_on_a_channel_reads_that_channel():
         readout.features.fill_(1)
     x = torch.randn(2, 3, 5, 7)
     torch.testing.assert_close(readout(x), x[:, :, 2, 3])
-    assert float(readout.regularizer()) == 3
+    assert readout.regularizer() == 3

@@ -2,10 +2,17 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from transfer.point_sampling import FRAMES_FOR_PRODUCTS, bilinear_corners, by_grid_sample, weighted_points
+from transfer import point_sampling
+from transfer.point_sampling import bilinear_corners, by_grid_sample, weighted_points
+
+
+@pytest.fixture(params=["products", "gathering"], autouse=True)
+def way(request, monkeypatch):
+    """Both ways of computing points that are the same in all frames, however few there are."""
+    monkeypatch.setattr(point_sampling, "PRODUCTS_PAY", 0 if request.param == "products" else float("inf"))
 
 
 def job(frames, same, height, width, neurons, spread, dtype=torch.float64):
@@ -15,9 +22,9 @@ def job(frames, same, height, width, neurons, spread, dtype=torch.float64):
     return [each.requires_grad_() for each in (features, points, torch.randn(3, neurons, dtype=dtype))]
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    frames=st.integers(1, 2 * FRAMES_FOR_PRODUCTS),
+    frames=st.integers(1, 12),
     same=st.booleans(),
     size=st.tuples(st.integers(1, 6), st.integers(1, 6)),
     neurons=st.integers(1, 9),
@@ -49,7 +56,7 @@ def test_single_precision(same, align_corners):
 @pytest.mark.parametrize("same", [True, False])
 def test_gradients_by_differences(same):
     torch.manual_seed(0)
-    inputs = job(FRAMES_FOR_PRODUCTS, same, 4, 5, 6, 1.3)
+    inputs = job(6, same, 4, 5, 6, 1.3)
     assert torch.autograd.gradcheck(weighted_points, inputs)
 
 
@@ -97,3 +104,10 @@ def test_a_point_that_is_not_a_number_spoils_its_neuron_only(same):
     found = weighted_points(features, points, weights)
     assert found[:, 2].isnan().all()
     assert found[:, [0, 1, 3, 4, 5]].isfinite().all()
+
+
+def test_the_way_that_pays(monkeypatch):
+    monkeypatch.setattr(point_sampling, "PRODUCTS_PAY", 25)
+    features, points, weights = job(6, True, 2, 3, 25, 1.0)
+    assert "SamePoints" in str(weighted_points(features, points, weights).grad_fn.next_functions)
+    assert "PointsOfFrames" in str(weighted_points(features, points[:, :24], weights[:, :24]).grad_fn)
