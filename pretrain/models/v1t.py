@@ -23,7 +23,7 @@ IGNORED, AS_CHANNELS, PER_BLOCK, PER_BLOCK_WITH_PUPIL, PER_ANIMAL = range(5)
 IMAGE_SHIFTED, READOUT_SHIFTED, WITH_BEHAVIOR = (1, 3, 4), (2, 3, 4), (4,)
 SHARED = "share"
 FIT_LAYERS = ("patch_embedding", "blocks.0", "blocks.1", "blocks.2", "blocks.3")
-# Attention's kernels want heads whose width is a multiple of this: on a CPU a width of 155 takes a sixth longer than 160.
+# Attention's kernels want heads whose width is a multiple of this: on a CPU, 155 takes a sixth longer than 160.
 HEAD_MULTIPLE = 8
 
 
@@ -243,6 +243,11 @@ class Block(nn.Module):
 class Attention(nn.Module):
     """Norm, then attention of heads that are each as wide as a token.
 
+    Heads as wide as tokens need no keys and values of their own. With W_q, W_k, W_v of a head, W_p its part of the last
+    projection and x the normed tokens, scores are x W_q' W_k x', and what the head adds is softmax(scores) x W_v' W_p':
+    the queries x W_q' W_k meet x itself, and W_p W_v comes after. That is half of the projections' work, and nothing is
+    kept of keys and values. `to_qkv` and `projection` only hold the published weights; hooks on them see nothing.
+
     Args:
         width: of tokens and of heads.
         heads: how many.
@@ -263,25 +268,28 @@ class Attention(nn.Module):
         self.register_buffer("others", others, persistent=False)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        queries, keys, values = self.scaled_heads(tokens)
+        normed = self.norm(tokens)
+        shared = widened(normed)[:, None].expand(-1, self.heads, -1, -1)
+        dropout = self.attention_dropout if self.training else 0.0
         attended = F.scaled_dot_product_attention(
-            queries, keys, values, self.others, self.attention_dropout if self.training else 0.0, scale=self.scale_left
+            self.queries(normed), shared, shared, self.others, dropout, scale=self.scale_left
         )
-        weight = widened(self.projection.weight.unflatten(1, (self.heads, -1)), dim=2).flatten(1)
+        _, _, to_values = self.by_head()
+        after = self.projection.weight.unflatten(1, (self.heads, -1)).transpose(0, 1) @ to_values
+        weight = widened(after).transpose(0, 1).flatten(1)
         return self.dropout(F.linear(attended.transpose(1, 2).flatten(2), weight, self.projection.bias))
 
-    def scaled_heads(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values (batch, head, token, width), with zeros up to the next width that kernels like.
-
-        The zeros come from rows of zeros in the weights, so that nothing is copied. Learned temperatures are in the
-        queries already.
-        """
-        weight = widened(self.to_qkv.weight.unflatten(0, (3 * self.heads, -1)), dim=1)
-        heads = F.linear(self.norm(tokens), weight.flatten(0, 1)).unflatten(2, (3, self.heads, -1))
-        queries, keys, values = heads.transpose(1, 3).unbind(2)
+    def queries(self, normed: Tensor) -> Tensor:
+        """Queries (batch, head, token, width) for normed tokens as keys; learned temperatures are in them already."""
+        to_queries, to_keys, _ = self.by_head()
         if self.scale is not None:
-            queries = queries * self.scale[:, None, None]
-        return queries, keys, values
+            to_queries = to_queries * self.scale[:, None, None]
+        weight = widened(to_queries.mT @ to_keys).mT.flatten(0, 1)
+        return F.linear(normed, weight).unflatten(2, (self.heads, -1)).transpose(1, 2)
+
+    def by_head(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Weights that give queries, keys and values, each (head, width of the head, width of a token)."""
+        return self.to_qkv.weight.unflatten(0, (3, self.heads, -1)).unbind()
 
     @property
     def scale_left(self) -> float:
@@ -290,8 +298,8 @@ class Attention(nn.Module):
 
     def maps(self, tokens: Tensor) -> Tensor:
         """Attention (batch, head, token, token), rows summing to 1."""
-        queries, keys, _ = self.scaled_heads(tokens)
-        scores = queries @ keys.transpose(-2, -1) * self.scale_left
+        normed = self.norm(tokens)
+        scores = self.queries(normed) @ widened(normed)[:, None].mT * self.scale_left
         return (scores if self.others is None else scores.masked_fill(~self.others, -torch.inf)).softmax(-1)
 
 
@@ -327,10 +335,9 @@ class BehaviorMLP(nn.Module):
         return self.networks[name](behavior)
 
 
-def widened(weight: Tensor, dim: int) -> Tensor:
-    """A weight with zeros at the end of one dimension, up to a multiple of `HEAD_MULTIPLE`."""
-    missing = -weight.shape[dim] % HEAD_MULTIPLE
-    return F.pad(weight, (0, 0) * (weight.ndim - 1 - dim) + (0, missing))
+def widened(values: Tensor) -> Tensor:
+    """Values with zeros at the end of the last dimension, up to a multiple of `HEAD_MULTIPLE`."""
+    return F.pad(values, (0, -values.shape[-1] % HEAD_MULTIPLE))
 
 
 def mlp(width: int, hidden: int, bias: bool, dropout: float) -> nn.Sequential:
