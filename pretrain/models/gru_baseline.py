@@ -11,6 +11,7 @@ Turishcheva et al. 2024, https://arxiv.org/abs/2407.09100). The GRU is that of S
 import torch
 from torch import Tensor, nn
 
+from pretrain.models.fourier_conv import LargeConv2d
 from pretrain.models.rotation_equivariant import RotationEquivariant2d
 from pretrain.models.stacked2d import Stacked2d
 
@@ -79,7 +80,7 @@ class ConvGru(nn.Module):
         for name, side in (("input_kernel", input_kernel), ("state_kernel", state_kernel)):
             if side % 2 == 0:
                 raise ValueError(f"{name} must be odd, so that maps keep their size, found {side}")
-        self.from_input = nn.Conv2d(inputs, 3 * channels, input_kernel, padding=input_kernel // 2)
+        self.from_input = LargeConv2d(inputs, 3 * channels, input_kernel, padding=input_kernel // 2)
         self.from_state = nn.Conv2d(channels, 2 * channels, state_kernel, padding=state_kernel // 2)
         self.from_reset_state = nn.Conv2d(channels, channels, state_kernel, padding=state_kernel // 2)
         self.initialise(channels)

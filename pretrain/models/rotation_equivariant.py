@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from pretrain.models.behavior_channels import SignalChannels, convolve_with_planes
 from pretrain.models.elu import ShiftedElu
+from pretrain.models.fourier_conv import convolve_large
 from pretrain.models.regularizers import group_sparsity, input_penalty
 from pretrain.models.stacked2d import per_layer, side_after, stacked_layers
 
@@ -158,6 +159,8 @@ class HermiteConv(nn.Module):
         return torch.einsum("rfio,rfhw->roihw", turned, self.functions).flatten(0, 1)
 
     def forward(self, maps: Tensor) -> Tensor:
+        if self.stride == (1, 1):
+            return convolve_large(maps, self.kernels(), None, self.padding)
         return nn.functional.conv2d(maps, self.kernels(), None, self.stride, self.padding)
 
 

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from pretrain.models.behavior_channels import SignalChannels, convolve_with_planes
 from pretrain.models.elu import ShiftedElu
+from pretrain.models.fourier_conv import LargeConv2d
 from pretrain.models.regularizers import group_sparsity, input_penalty
 
 
@@ -273,7 +274,7 @@ class ChannelScale(nn.Module):
 
 # The name that the convolution has in a state dict, and what makes it.
 CONVOLUTIONS = {
-    "plain": ("conv", nn.Conv2d),
+    "plain": ("conv", LargeConv2d),
     "separable": ("ds_conv", SeparableConv),
     "attention": ("attention_conv", AttentionConv),
 }
