@@ -71,9 +71,7 @@ class PlainViV1T(nn.Module):
 
         def blocks(depth: int, tokens: int, causal: bool) -> nn.ModuleList:
             sizes = (width, heads, head_dim, ff_dim, ff, attention_dropout, ff_dropout, drop_path)
-            return nn.ModuleList(
-                PlainBlock(*sizes, tokens if rotary else 0, registers, causal) for _ in range(depth)
-            )
+            return nn.ModuleList(PlainBlock(*sizes, tokens if rotary else 0, registers, causal) for _ in range(depth))
 
         self.spatial.blocks = blocks(spatial_depth, places, False)
         self.temporal.blocks = blocks(temporal_depth, max_frames, causal)

@@ -248,15 +248,17 @@ class ViV1T(nn.Module):
         require_choice("activation", activation, [name for name in ACTIVATIONS if name != "swiglu"])
         if (behavior == "animal_mlp") != bool(animals):
             raise ValueError(f"animals are named for behavior='animal_mlp', and only then; found {animals!r}")
-        if positions == "convolved" and parallel:
-            raise ValueError("positions='convolved' are added by sequential blocks only; give parallel=False")
+        if positions == "convolved" and (parallel or causal):
+            raise ValueError("positions='convolved' are of sequential blocks that are not causal; give parallel=False")
+        in_blocks = behavior.endswith("_mlp")
+        if in_blocks and registers:
+            raise ValueError(f"behavior={behavior!r} has no states for register tokens; give registers=0")
         self.input_size, self.channels, self.out_channels = tuple(input_size), channels, width
         self.max_frames, self.behavior, self.frames, self.frame_stride = max_frames, behavior, frames, frame_stride
         self.token_dropout, self.drop_whole_tokens, self.activation = token_dropout, drop_whole_tokens, activation
         self.signals = signal_count(behavior, behavior_channels, pupil_channels)
         size, stride = (frames, patch, patch), (frame_stride, patch_stride, patch_stride)
         padding = covering((max_frames, *input_size), size, stride) if pad else ((0, 0),) * 3
-        in_blocks = behavior.endswith("_mlp")
         self.tokenizer = TubeletTokens(
             channels, 0 if in_blocks else self.signals, width, size, stride, padding, norm, normalized
         )
@@ -333,7 +335,9 @@ class ViV1T(nn.Module):
             named["pupil_center"] = pupil_center
         for name, signal in named.items():
             if signal is None:
-                raise ValueError(f"ViV1T with behavior={self.behavior!r} needs {name} (batch, channels, time), got None")
+                raise ValueError(
+                    f"ViV1T with behavior={self.behavior!r} needs {name} (batch, channels, time), got None"
+                )
             if signal.ndim != 3 or signal.shape[2] != video.shape[2]:
                 raise ValueError(
                     f"{name} must be (batch, channels, time) with the video's {video.shape[2]} frames, found "
@@ -380,9 +384,7 @@ def signal_count(behavior: str, behavior_channels: int, pupil_channels: int) -> 
     return behavior_channels if behavior.startswith("behavior_") else behavior_channels + pupil_channels
 
 
-def covering(
-    lengths: tuple[int, ...], sizes: tuple[int, ...], strides: tuple[int, ...]
-) -> tuple[tuple[int, int], ...]:
+def covering(lengths: tuple[int, ...], sizes: tuple[int, ...], strides: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
     """Zeros (before, after) in time, rows and columns with which tubelets start at every stride; in time before only."""
     time, *space = (
         (math.ceil(length / stride) - 1) * stride + size - length
