@@ -1,8 +1,8 @@
 """ViV1T's core in plain operations, as its authors compute it: the peer in `encoder_step.py`.
 
-What comes in and goes out: as of `pretrain.models.viv1t`, at the published settings. Every overlapping tubelet is copied
-out of the video, signals included, before it is normalised and projected; rotation and dropout are done step by step.
-The state dict is that of our core. Written from the description of
+What comes in and goes out: as of `pretrain.models.viv1t`, at the published settings. Every overlapping tubelet is
+copied out of the video, signals included, before it is normalised and projected; rotation and dropout are done step by
+step. The state dict is that of our core. Written from the description of
 https://github.com/bryanlimy/ViV1T (competition) and https://github.com/bryanlimy/ViV1T-closed-loop.
 """
 

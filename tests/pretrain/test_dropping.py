@@ -1,4 +1,4 @@
-"""Dropout and drop path: the right shares, the numbers of masks written out, and nothing computed for what is dropped."""
+"""Dropout and drop path: the right shares, numbers of masks written out, nothing computed for what is dropped."""
 
 import pytest
 import torch

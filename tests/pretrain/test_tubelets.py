@@ -43,7 +43,7 @@ PADDINGS = (((0, 0),) * 3, ((2, 0), (1, 2), (0, 1)), ((0, 0), (0, 0), (2, 1)))
     norm=st.sampled_from(list(NORMS)),
     normalized=st.booleans(),
     signals=st.sampled_from([0, 3]),
-    size=st.tuples(*[st.integers(1, 4)] * 3),
+    size=st.tuples(*[st.integers(2, 4)] * 3),
     stride=st.tuples(*[st.integers(1, 3)] * 3),
     padding=st.sampled_from(PADDINGS),
 )
