@@ -1,8 +1,8 @@
 """ViV1T's core in plain operations, as its authors compute it: the peer in `encoder_step.py`.
 
-What comes in and goes out: as of `pretrain.models.viv1t`, at the published settings. Every overlapping tubelet is copied
-out of the video, signals included, before it is normalised and projected; rotation and dropout are done step by step.
-The state dict is that of our core. Written from the description of
+What comes in and goes out: as of `pretrain.models.viv1t`, at the published settings. Every overlapping tubelet is
+copied out of the video, signals included, before it is normalised and projected; rotation and dropout are done step by
+step. The state dict is that of our core. Written from the description of
 https://github.com/bryanlimy/ViV1T (competition) and https://github.com/bryanlimy/ViV1T-closed-loop.
 """
 
@@ -71,9 +71,7 @@ class PlainViV1T(nn.Module):
 
         def blocks(depth: int, tokens: int, causal: bool) -> nn.ModuleList:
             sizes = (width, heads, head_dim, ff_dim, ff, attention_dropout, ff_dropout, drop_path)
-            return nn.ModuleList(
-                PlainBlock(*sizes, tokens if rotary else 0, registers, causal) for _ in range(depth)
-            )
+            return nn.ModuleList(PlainBlock(*sizes, tokens if rotary else 0, registers, causal) for _ in range(depth))
 
         self.spatial.blocks = blocks(spatial_depth, places, False)
         self.temporal.blocks = blocks(temporal_depth, max_frames, causal)

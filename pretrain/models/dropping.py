@@ -68,7 +68,7 @@ def add_branch(tokens: Tensor, inputs: Tensor, branch: Callable[[Tensor], Tensor
     if not drop:
         return tokens + branch(inputs)
     # Drawn on the CPU, so that no GPU is waited for to know how many rows are left.
-    rows = (torch.rand(len(tokens)) >= drop).nonzero().flatten().to(tokens.device, non_blocking=True)
+    rows = (torch.rand(len(tokens), device="cpu") >= drop).nonzero().flatten().to(tokens.device, non_blocking=True)
     if not len(rows):
         return tokens
     kept = branch(inputs.index_select(0, rows))

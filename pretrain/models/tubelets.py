@@ -96,7 +96,7 @@ class TubeletTokens(nn.Module):
         )
         summed = torch.einsum("dstij,ri,cj->strcd", kernel, rows, columns)
         windows = F.pad(signals, self.padding[0]).unfold(2, self.size[0], self.stride[0])
-        return torch.tensordot(windows, summed, dims=([1, 3], [0, 1]))
+        return torch.einsum("bsft,strcd->bfrcd", windows, summed)
 
     def inverse_deviation(self, video: Tensor, signals: Tensor | None) -> Tensor:
         """1 / deviation (RMS norm: 1 / root mean square) of each tubelet (batch, time', height', width')."""

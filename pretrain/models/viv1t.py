@@ -15,33 +15,13 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
-from pretrain.models.positions import RotaryPositions, grid_positions, sinusoidal_positions
+from pretrain.models.positions import POSITIONS, AddedPositions, ConvolvedPositions, RotaryPositions
 from pretrain.models.tubelets import TubeletTokens
-from pretrain.models.viv1t_blocks import (
-    ACTIVATIONS,
-    BlockSizes,
-    ConvolvedPositions,
-    ParallelBlock,
-    SequentialBlock,
-    StateEncoder,
-)
+from pretrain.models.viv1t_blocks import ACTIVATIONS, BlockSizes, StateEncoder, Transformer
 
 # In the order of the published `--core_behavior_mode`, 0 to 5.
 BEHAVIORS = ("none", "behavior_channels", "all_channels", "behavior_mlp", "all_mlp", "animal_mlp")
-# What is added to tokens for their place and for their frame, and where queries and keys are rotated.
-POSITIONS: dict[str, tuple[str, str, bool, bool]] = {
-    "none": ("", "", False, False),
-    "joint": ("joint", "", False, False),
-    "convolved": ("", "", False, False),
-    "learned": ("learned", "learned", False, False),
-    "learned_sinusoidal": ("learned", "sinusoidal", False, False),
-    "sinusoidal": ("sinusoidal", "sinusoidal", False, False),
-    "rotary": ("", "", True, True),
-    "learned_rotary": ("learned", "", False, True),
-    "grid_rotary": ("grid", "", False, True),
-}
 # How many of queries, keys and values are projected again in the backward pass.
 RECOMPUTED = {"none": 0, "queries": 1, "projections": 3, "blocks": 0}
 PUBLISHED_CLOSED_LOOP = {
@@ -62,111 +42,6 @@ PUBLISHED_CLOSED_LOOP = {
     "ff_dropout": 0.21,
     "drop_path": 0.43,
 }
-
-
-class AddedPositions(nn.Module):
-    """Adds learned or fixed positions to tokens (batch, frames, places, width).
-
-    Args:
-        spatial, temporal: as in `POSITIONS`.
-        frames: the most that learned positions are for.
-        dropout: after each sinusoidal table, as published.
-    """
-
-    def __init__(
-        self, spatial: str, temporal: str, frames: int, grid: tuple[int, int], width: int, dropout: float
-    ) -> None:
-        super().__init__()
-        self.kinds, self.grid, self.dropout = (spatial, temporal), grid, dropout
-        places = grid[0] * grid[1]
-        if spatial == "joint":
-            self.joint = nn.Parameter(torch.randn(1, frames, places, width))
-        if spatial == "learned":
-            self.spatial = nn.Parameter(torch.randn(1, 1, places, width))
-        if temporal == "learned":
-            self.temporal = nn.Parameter(torch.randn(1, frames, 1, width))
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        _, frames, places, width = tokens.shape
-        spatial, temporal = self.kinds
-        if spatial == "joint":
-            return tokens + self.longest(self.joint, frames)
-        if spatial == "learned":
-            tokens = tokens + self.spatial
-        elif spatial == "grid":
-            tokens = tokens + grid_positions(*self.grid, width, tokens.device).to(tokens.dtype)
-        elif spatial == "sinusoidal":
-            tokens = tokens + sinusoidal_positions(places, width, tokens.device).to(tokens.dtype)
-            tokens = F.dropout(tokens, self.dropout, self.training)
-        if temporal == "learned":
-            tokens = tokens + self.longest(self.temporal, frames)
-        elif temporal == "sinusoidal":
-            tokens = tokens + sinusoidal_positions(frames, width, tokens.device)[:, None].to(tokens.dtype)
-            tokens = F.dropout(tokens, self.dropout, self.training)
-        return tokens
-
-    def longest(self, table: Tensor, frames: int) -> Tensor:
-        if frames > table.shape[1]:
-            raise ValueError(
-                f"ViV1T has learned positions for {table.shape[1]} frames of tokens, the clip gives {frames}; cut the "
-                "clip, or build the core with a larger max_frames"
-            )
-        return table[:, :frames]
-
-
-class Transformer(nn.Module):
-    """Blocks over rows of tokens (batch, rows, tokens, width), with register tokens beside them.
-
-    Register tokens behind the frames of a causal transformer are seen by no frame: they are parameters without a use,
-    kept for the published weights and not computed. With `registers_first` every frame sees them.
-    """
-
-    def __init__(
-        self,
-        sizes: BlockSizes,
-        depth: int,
-        parallel: bool,
-        causal: bool,
-        registers: int,
-        registers_first: bool,
-        rotary: RotaryPositions | None,
-        convolved: ConvolvedPositions | None,
-        encoder: partial[StateEncoder] | None,
-        recompute: bool,
-    ) -> None:
-        super().__init__()
-        block = ParallelBlock if parallel else SequentialBlock
-        self.blocks = nn.ModuleList(block(sizes, causal) for _ in range(depth))
-        self.registers = nn.Parameter(torch.randn(registers, sizes.width)) if registers else None
-        self.registers_first, self.recompute = registers_first, recompute
-        self.unseen = causal and not registers_first
-        self.rotary, self.convolved = rotary, convolved
-        self.states = nn.ModuleList(encoder() for _ in range(depth)) if encoder else None
-
-    def forward(self, tokens: Tensor, windows: Tensor | None, animal: str | None) -> Tensor:
-        """Tokens (batch, rows, tokens, width); `windows` (batch, rows, 1, values) or (batch, 1, tokens, values)."""
-        batch, _, count, _ = tokens.shape
-        rotation = self.rotary(count, tokens.device) if self.rotary else None
-        with_registers = self.with_registers(tokens)
-        rows = with_registers.flatten(0, 1)
-        for number, block in enumerate(self.blocks):
-            if self.states is not None:
-                states = self.states[number](windows, animal)
-                rows = (rows.unflatten(0, (batch, -1)) + states).flatten(0, 1)
-            if self.recompute and torch.is_grad_enabled():
-                rows = checkpoint(block, rows, rotation, use_reentrant=False)
-            else:
-                rows = block(rows, rotation)
-            if number == 0 and self.convolved is not None:
-                rows = self.convolved(rows)
-        first = rows.shape[1] - count if self.registers_first else 0
-        return rows.unflatten(0, (batch, -1))[:, :, first : first + count]
-
-    def with_registers(self, tokens: Tensor) -> Tensor:
-        if self.registers is None or self.unseen:
-            return tokens
-        registers = self.registers.expand(*tokens.shape[:2], -1, -1)
-        return torch.cat((registers, tokens) if self.registers_first else (tokens, registers), 2)
 
 
 class ViV1T(nn.Module):
@@ -248,15 +123,17 @@ class ViV1T(nn.Module):
         require_choice("activation", activation, [name for name in ACTIVATIONS if name != "swiglu"])
         if (behavior == "animal_mlp") != bool(animals):
             raise ValueError(f"animals are named for behavior='animal_mlp', and only then; found {animals!r}")
-        if positions == "convolved" and parallel:
-            raise ValueError("positions='convolved' are added by sequential blocks only; give parallel=False")
+        if positions == "convolved" and (parallel or causal):
+            raise ValueError("positions='convolved' are of sequential blocks that are not causal; give parallel=False")
+        in_blocks = behavior.endswith("_mlp")
+        if in_blocks and registers:
+            raise ValueError(f"behavior={behavior!r} has no states for register tokens; give registers=0")
         self.input_size, self.channels, self.out_channels = tuple(input_size), channels, width
         self.max_frames, self.behavior, self.frames, self.frame_stride = max_frames, behavior, frames, frame_stride
         self.token_dropout, self.drop_whole_tokens, self.activation = token_dropout, drop_whole_tokens, activation
         self.signals = signal_count(behavior, behavior_channels, pupil_channels)
         size, stride = (frames, patch, patch), (frame_stride, patch_stride, patch_stride)
         padding = covering((max_frames, *input_size), size, stride) if pad else ((0, 0),) * 3
-        in_blocks = behavior.endswith("_mlp")
         self.tokenizer = TubeletTokens(
             channels, 0 if in_blocks else self.signals, width, size, stride, padding, norm, normalized
         )
@@ -268,24 +145,31 @@ class ViV1T(nn.Module):
             width, heads, head_dim, ff_dim, ff_activation, norm, norm_qk, attention_dropout, ff_dropout, drop_path,
             scale_by_width, RECOMPUTED[recompute],
         )  # fmt: skip
-        encoder = partial(StateEncoder, self.signals * frames, width, animals) if in_blocks else None
-        first = registers_first and causal
-
-        def rotary(wanted: bool, count: int, registers: int, first: bool) -> RotaryPositions | None:
-            return RotaryPositions(head_dim, count, registers, first, recentre_rotation) if wanted else None
-
-        def convolved(grid: tuple[int, int] | None) -> ConvolvedPositions | None:
-            return ConvolvedPositions(width, grid) if positions == "convolved" else None
-
-        seen = 0 if causal and not first else registers
+        states = partial(StateEncoder, self.signals * frames, width, animals) if in_blocks else None
+        shared = {"parallel": parallel, "state_encoder": states, "recompute": recompute == "blocks"}
+        places = grid[0] * grid[1]
         self.spatial = Transformer(
-            sizes, spatial_depth, parallel, False, registers, False,
-            rotary(rotate_places, grid[0] * grid[1], registers, False), convolved(self.grid), encoder, recompute == "blocks",
-        )  # fmt: skip
+            sizes,
+            spatial_depth,
+            causal=False,
+            registers=registers,
+            registers_first=False,
+            rotary=RotaryPositions(head_dim, places, registers) if rotate_places else None,
+            convolved=ConvolvedPositions(width, self.grid) if positions == "convolved" else None,
+            **shared,
+        )
+        seen = registers if registers_first or not causal else 0
+        rotary = RotaryPositions(head_dim, tokens, seen, registers_first, recentre_rotation) if rotate_frames else None
         self.temporal = Transformer(
-            sizes, temporal_depth, parallel, causal, registers, first,
-            rotary(rotate_frames, tokens, seen, first), convolved(None), encoder, recompute == "blocks",
-        )  # fmt: skip
+            sizes,
+            temporal_depth,
+            causal=causal,
+            registers=registers,
+            registers_first=registers_first,
+            rotary=rotary,
+            convolved=ConvolvedPositions(width, None) if positions == "convolved" else None,
+            **shared,
+        )
 
     @property
     def unused_parameters(self) -> tuple[str, ...]:
@@ -357,8 +241,8 @@ class ViV1T(nn.Module):
         expected = (self.channels, *self.input_size)
         if video.ndim != 5 or (video.shape[1], *video.shape[3:]) != expected:
             raise ValueError(
-                f"ViV1T takes a video (batch, {self.channels}, time, {self.input_size[0]}, {self.input_size[1]}), found "
-                f"{tuple(video.shape)}"
+                f"ViV1T takes a video (batch, {self.channels}, time, {self.input_size[0]}, {self.input_size[1]}), "
+                f"found {tuple(video.shape)}"
             )
         shortest = self.frames - sum(self.tokenizer.padding[0])
         if video.shape[2] < shortest:
@@ -383,7 +267,7 @@ def signal_count(behavior: str, behavior_channels: int, pupil_channels: int) -> 
 
 
 def covering(lengths: tuple[int, ...], sizes: tuple[int, ...], strides: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
-    """Zeros (before, after) in time, rows and columns with which tubelets start at every stride; in time before only."""
+    """Zeros (before, after) in time, rows, columns with which tubelets start at every stride; in time only before."""
     time, *space = (
         (math.ceil(length / stride) - 1) * stride + size - length
         for length, size, stride in zip(lengths, sizes, strides, strict=True)

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 from pretrain.models.dropping import add_branch, dropped_linear
-from pretrain.models.positions import rotated
+from pretrain.models.positions import ConvolvedPositions, RotaryPositions, rotated
 from pretrain.models.token_norms import make_norm
 
 Rotation = tuple[Tensor, Tensor]
@@ -225,21 +225,57 @@ class StateEncoder(nn.Module):
         return self.models[name](windows)
 
 
-class ConvolvedPositions(nn.Module):
-    """Adds a depthwise convolution over the places or frames of a row. Source: Chu 2021, https://arxiv.org/abs/2102.10882.
+class Transformer(nn.Module):
+    """Blocks over rows of tokens (batch, rows, tokens, width), with register tokens beside them.
 
-    Args:
-        grid: rows and columns of places, or None for frames.
+    Register tokens behind the frames of a causal transformer are seen by no frame: they are parameters without a use,
+    kept for the published weights and not computed. With `registers_first` every frame sees them.
     """
 
-    def __init__(self, width: int, grid: tuple[int, int] | None) -> None:
+    def __init__(
+        self,
+        sizes: BlockSizes,
+        depth: int,
+        *,
+        parallel: bool,
+        causal: bool,
+        registers: int,
+        registers_first: bool,
+        rotary: RotaryPositions | None,
+        convolved: ConvolvedPositions | None,
+        state_encoder: Callable[[], StateEncoder] | None,
+        recompute: bool,
+    ) -> None:
         super().__init__()
-        self.grid = grid
-        convolution = nn.Conv1d if grid is None else nn.Conv2d
-        self.convolution = convolution(width, width, 3, padding=1, groups=width)
+        block = ParallelBlock if parallel else SequentialBlock
+        self.blocks = nn.ModuleList(block(sizes, causal) for _ in range(depth))
+        self.registers = nn.Parameter(torch.randn(registers, sizes.width)) if registers else None
+        self.registers_first, self.recompute = registers_first, recompute
+        self.unseen = causal and not registers_first
+        self.rotary, self.convolved = rotary, convolved
+        self.states = nn.ModuleList(state_encoder() for _ in range(depth)) if state_encoder else None
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        maps = tokens.transpose(1, 2)
-        if self.grid is not None:
-            maps = maps.unflatten(2, self.grid)
-        return tokens + self.convolution(maps).flatten(2).transpose(1, 2)
+    def forward(self, tokens: Tensor, windows: Tensor | None, animal: str | None) -> Tensor:
+        """Tokens (batch, rows, tokens, width); `windows` (batch, rows, 1, values) or (batch, 1, tokens, values)."""
+        batch, _, count, _ = tokens.shape
+        rotation = self.rotary(count, tokens.device) if self.rotary else None
+        with_registers = self.with_registers(tokens)
+        rows = with_registers.flatten(0, 1)
+        for number, block in enumerate(self.blocks):
+            if self.states is not None:
+                states = self.states[number](windows, animal)
+                rows = (rows.unflatten(0, (batch, -1)) + states).flatten(0, 1)
+            if self.recompute and torch.is_grad_enabled():
+                rows = checkpoint(block, rows, rotation, use_reentrant=False)
+            else:
+                rows = block(rows, rotation)
+            if number == 0 and self.convolved is not None:
+                rows = self.convolved(rows)
+        first = rows.shape[1] - count if self.registers_first else 0
+        return rows.unflatten(0, (batch, -1))[:, :, first : first + count]
+
+    def with_registers(self, tokens: Tensor) -> Tensor:
+        if self.registers is None or self.unseen:
+            return tokens
+        registers = self.registers.expand(*tokens.shape[:2], -1, -1)
+        return torch.cat((registers, tokens) if self.registers_first else (tokens, registers), 2)

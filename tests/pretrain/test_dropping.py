@@ -1,0 +1,102 @@
+"""Dropout and drop path: the right shares, numbers of masks written out, nothing computed for what is dropped."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional as F
+
+from pretrain.models.dropping import add_branch, dropped_linear, keep_mask
+
+CPU = torch.device("cpu")
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.floats(0.001, 0.999), st.integers(0, 1000))
+def test_masks_keep_the_share_that_they_say(keep, seed):
+    torch.manual_seed(seed)
+    mask, share = keep_mask(torch.Size((7, 11, 999)), keep, CPU)
+    assert mask.dtype == torch.bool
+    assert abs(share - keep) <= 1 / 65536
+    deviation = (share * (1 - share) / mask.numel()) ** 0.5
+    assert abs(mask.double().mean().item() - share) < 5.5 * deviation
+
+
+def test_values_of_a_mask_are_independent():
+    torch.manual_seed(0)
+    mask, share = keep_mask(torch.Size((1_000_000,)), 0.3, CPU)
+    centred = mask.double() - share
+    for lag in range(1, 9):
+        correlation = (centred[lag:] * centred[:-lag]).mean() / (share * (1 - share))
+        assert abs(correlation) < 0.005
+    # Each of the four draws of a random word has the same share.
+    assert ((mask.view(-1, 4).double().mean(0) - share).abs() < 0.005).all()
+
+
+def test_masks_follow_the_seed():
+    masks = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        masks.append(keep_mask(torch.Size((5, 13)), 0.5, CPU)[0])
+    assert torch.equal(masks[0], masks[1])
+    assert not torch.equal(masks[0], masks[2])
+
+
+@pytest.mark.parametrize("drop", [0.0, 0.3])
+@pytest.mark.parametrize("activation", [None, F.gelu])
+@pytest.mark.parametrize("biased", [False, True])
+def test_a_dropped_linear_layer_and_its_gradients_are_those_written_out(drop, activation, biased):
+    inputs = torch.randn(4, 5, 6, requires_grad=True)
+    weight, bias = torch.randn(3, 6, requires_grad=True), torch.randn(3, requires_grad=True)
+    torch.manual_seed(1)
+    found = dropped_linear(inputs, weight, bias if biased else None, drop, activation)
+    torch.manual_seed(1)
+    mask, share = keep_mask(torch.Size((4, 5, 6)), 1 - drop, CPU) if drop else (torch.ones(4, 5, 6), 1.0)
+    values = activation(inputs) if activation else inputs
+    expected = F.linear(values * mask / share, weight, bias if biased else None)
+    torch.testing.assert_close(found, expected)
+    wanted = [inputs, weight, *([bias] if biased else [])]
+    weighting = torch.randn_like(found)
+    gradients = [torch.autograd.grad((y * weighting).sum(), wanted) for y in (found, expected)]
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_the_dropped_linear_layer_keeps_no_copy_of_its_input():
+    inputs, weight = torch.randn(100, 64, requires_grad=True), torch.randn(8, 64, requires_grad=True)
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
+        dropped_linear(inputs, weight, drop=0.5, activation=F.gelu)
+    others = [tensor for tensor in kept if tensor.data_ptr() != inputs.data_ptr() and tensor.is_floating_point()]
+    assert sum(tensor.numel() for tensor in others) <= weight.numel()
+
+
+def test_only_rows_that_are_kept_are_computed():
+    tokens, computed = torch.randn(200, 3, 4, requires_grad=True), []
+
+    def branch(rows):
+        computed.append(len(rows))
+        return 2 * rows
+
+    torch.manual_seed(2)
+    found = add_branch(tokens, tokens, branch, 0.4)
+    torch.manual_seed(2)
+    kept = torch.rand(200) >= 0.4
+    expected = tokens + 2 * tokens * kept[:, None, None] / 0.6
+    assert computed == [int(kept.sum())]
+    torch.testing.assert_close(found, expected)
+    gradients = [torch.autograd.grad(y.square().sum(), tokens)[0] for y in (found, expected)]
+    torch.testing.assert_close(*gradients)
+
+
+def test_a_branch_of_which_no_row_is_kept_adds_nothing():
+    tokens = torch.randn(1, 3, 4)
+    torch.manual_seed(0)
+    found = [add_branch(tokens, tokens, lambda rows: rows, 0.9) for _ in range(30)]
+    assert any(torch.equal(each, tokens) for each in found)
+    assert any(not torch.equal(each, tokens) for each in found)
+
+
+def test_in_evaluation_every_row_is_computed():
+    tokens = torch.randn(5, 3, 4)
+    torch.testing.assert_close(add_branch(tokens, tokens, torch.tanh), tokens + torch.tanh(tokens))
