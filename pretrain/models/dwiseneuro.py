@@ -178,7 +178,7 @@ class InvertedResidual(nn.Module):
         return checkpoint(step, activation, use_reentrant=False, preserve_rng_state=False, **contexts)
 
     def expanded(self, activation: Tensor) -> Tensor:
-        """Widened and convolved over space; the wide map of the input's size is the largest, so it is not kept either."""
+        """Widened and convolved over space; the wide map before the stride is the largest, so it is not kept either."""
         return self.spatial.convolve(F.silu(self.expand(activation)))
 
     def over_time(self, hidden: Tensor) -> Tensor:
