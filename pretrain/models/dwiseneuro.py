@@ -10,8 +10,8 @@ MobileNetV2 and EfficientNet (https://arxiv.org/abs/1801.04381, https://arxiv.or
 Kept as published, because the weights depend on it: scalars of behaviour fill the padding around the video too, and a
 block's shortcut branches off after the positional encoding was added. Computed differently, with the same numbers:
 convolutions are two-dimensional with channels last, where frames are part of the batch, or rows of an image; the gate
-of squeeze-and-excitation scales the weights of the projection, not what it projects; the encoding is made once; of
-what lies between convolutions nothing is kept for the gradient (`recompute`).
+of squeeze-and-excitation scales the weights of the projection, not what it projects; the encoding is made once;
+normalised and activated maps, and the widest ones, are not kept for the gradient (`recompute`).
 """
 
 import math
@@ -46,8 +46,8 @@ class DwiseNeuro(nn.Module):
         groups: of the cortex's layers.
         drop_path: rate of the cortex's layers; block i of n has i / n of it.
         canvas: height and width in pixels that the video is centred in, in zeros.
-        recompute: batch norms, SiLUs and gates are computed again for the gradient, and not kept. A fifth of the
-            memory for about a tenth of the time; leave it out where the model is compiled.
+        recompute: keep only the inputs of each block's convolutions over space, over time and of its projection before
+            they are normalised and activated, and compute the rest again for the gradient.
     """
 
     def __init__(
@@ -164,26 +164,29 @@ class InvertedResidual(nn.Module):
 
     def forward(self, activation: Tensor) -> Tensor:
         activation = self.positions(activation)
-        hidden = self.expand.convolve(activation)
-        hidden = self.without_keeping(self.spatial.convolve, self.expand, hidden)
-        hidden = self.without_keeping(self.temporal.convolve, self.spatial, hidden)
-        hidden = self.without_keeping(self.gated_projection, self.temporal, hidden)
+        hidden = self.without_keeping(self.expanded, self.expand.norm, activation)
+        hidden = self.without_keeping(self.over_time, self.spatial.norm, hidden)
+        hidden = self.without_keeping(self.gated, self.temporal.norm, hidden)
         hidden = stochastic_depth(self.project.norm(hidden), self.drop_path, "row", self.training)
         return hidden + self.shortcut(activation)
 
-    def without_keeping(self, convolve: Callable[[Tensor], Tensor], before: "ConvNorm", hidden: Tensor) -> Tensor:
-        """`convolve` of the last convolution's output, normalised and activated; of these, only that output is kept."""
-
-        def step(hidden: Tensor) -> Tensor:
-            return convolve(F.silu(before.norm(hidden)))
-
+    def without_keeping(self, step: Callable[[Tensor], Tensor], norm: _BatchNorm, activation: Tensor) -> Tensor:
+        """What a step gives, of which only its input is kept for the gradient; `norm` is the batch norm within."""
         if not (self.recompute and torch.is_grad_enabled()):
-            return step(hidden)
-        contexts = {"context_fn": lambda: (nullcontext(), statistics_kept(before.norm))} if self.training else {}
-        return checkpoint(step, hidden, use_reentrant=False, preserve_rng_state=False, **contexts)
+            return step(activation)
+        contexts = {"context_fn": lambda: (nullcontext(), statistics_kept(norm))} if self.training else {}
+        return checkpoint(step, activation, use_reentrant=False, preserve_rng_state=False, **contexts)
 
-    def gated_projection(self, hidden: Tensor) -> Tensor:
-        """The gate scales each sample's channels; scaling the projection's weights by it is the same, and less work."""
+    def expanded(self, activation: Tensor) -> Tensor:
+        """Widened and convolved over space; the wide map before the stride is the largest, so it is not kept either."""
+        return self.spatial.convolve(F.silu(self.expand(activation)))
+
+    def over_time(self, hidden: Tensor) -> Tensor:
+        return self.temporal.convolve(F.silu(self.spatial.norm(hidden)))
+
+    def gated(self, hidden: Tensor) -> Tensor:
+        """Narrowed with weights that the gate scales, per sample: the same as scaling the channels, and less work."""
+        hidden = F.silu(self.temporal.norm(hidden))
         weight = self.project.weight.flatten(1) * self.gate(hidden)[:, None]
         pixels = hidden.movedim(1, -1)
         projected = pixels.flatten(1, 3) @ weight.transpose(1, 2).to(hidden.dtype)

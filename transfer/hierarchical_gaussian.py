@@ -1,0 +1,255 @@
+"""Hierarchical Gaussian readout: each neuron reads one point of the map, and so do groups of neurons, which are fused.
+
+What comes in: features of a core (batch, channels, frames, height, width), or of images without the axis of frames; a
+shift (batch, 2, frames) in units of the map, -1 to 1 from edge to edge. What goes out: responses
+(batch, neurons, frames), before the output activation. Level 1 is the Gaussian readout of Lurz et al. 2021
+(https://openreview.net/forum?id=Tp7kI90Htd): a weighted sum of the features at a neuron's position, which is a normal
+distribution around what an MLP makes of its place in cortex. At level k, neurons in their order share positions and
+weights by about k; what they read passes an MLP of one number. Source: Zhu 2023, second of Sensorium 2023,
+https://github.com/zhuyu-cs/Dynamic-VFM; state-dict keys are the published ones.
+
+The positions of level k are those of every k-th neuron, so features are taken from the map once for all levels, and a
+coarse response is refined before it is spread to the neurons: the same numbers for a fraction of the work. Levels that
+are not used are not computed. Mended: the adaptive fusion takes any number of frames (published: 15), and the shift may
+be left out.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+# Channels of the MLP of each level.
+REFINEMENT = {2: 32, 4: 64, 8: 128, 16: 256}
+LEVELS = tuple(REFINEMENT)
+FUSIONS = ("mean", "adaptive")
+# How many values are taken from maps at once.
+VALUES_AT_ONCE = 2**24
+
+
+class HierarchicalGaussianReadout(nn.Module):
+    """The readout of one animal.
+
+    Args:
+        in_shape: channels, height and width of the features.
+        neurons: how many.
+        coordinates: (neurons, 2) places in cortex, of which the MLP makes positions; None for free positions.
+        mean_responses: (neurons,) the bias at the start; None for zeros.
+        levels: those used beside level 1, of 2, 4, 8 and 16, also as published: "2_4_8_16", "0" for level 1 alone. It
+            can be set later, as the published weights hold all levels whichever are used.
+        fusion: "mean" of the levels, or "adaptive": a sum whose weights follow from the levels' means over neurons and
+            frames. The bias comes after it.
+        held_levels: levels that there are parameters for; those not used have no gradient.
+        init_mu_range, init_sigma: of free positions, and of the entries of their covariances' roots, uniform.
+        predictor_hidden: units of the MLP that makes positions.
+    """
+
+    def __init__(
+        self,
+        in_shape: tuple[int, int, int],
+        neurons: int,
+        coordinates: Tensor | None = None,
+        mean_responses: Tensor | None = None,
+        levels: str | Sequence[int] = LEVELS,
+        fusion: str = "mean",
+        held_levels: Sequence[int] = LEVELS,
+        init_mu_range: float = 0.3,
+        init_sigma: float = 0.2,
+        predictor_hidden: int = 32,
+    ) -> None:
+        super().__init__()
+        self.in_shape, self.neurons = tuple(in_shape), neurons
+        self.held_levels = known_levels(held_levels, LEVELS)
+        self.levels = levels
+        if fusion not in FUSIONS:
+            raise ValueError(f"fusion must be one of {', '.join(FUSIONS)}, found {fusion!r}")
+        if neurons < max(self.held_levels, default=1):
+            raise ValueError(f"level {max(self.held_levels)} needs as many neurons, found {neurons}; hold fewer levels")
+        self.fusion = fusion
+        channels = self.in_shape[0]
+        self.sigma = nn.Parameter(torch.empty(1, neurons, 2, 2).uniform_(-init_sigma, init_sigma))
+        self._features = nn.Parameter(torch.full((1, channels, 1, neurons), 1 / channels))
+        for level in self.held_levels:
+            weights = torch.full((1, channels, 1, neurons // level), 1 / channels)
+            self.register_parameter(f"_features{level}", nn.Parameter(weights))
+        self.bias = nn.Parameter(torch.zeros(neurons))
+        if coordinates is None:
+            self._mu = nn.Parameter(torch.empty(1, neurons, 1, 2).uniform_(-init_mu_range, init_mu_range))
+        else:
+            self.register_buffer("source_grid", centred(coordinates, neurons))
+            hidden = predictor_hidden
+            self.mu_transform = nn.Sequential(nn.Linear(2, hidden), nn.ELU(), nn.Linear(hidden, 2), nn.Tanh())
+        for maps in range(2, 2 + len(self.held_levels)) if fusion == "adaptive" else ():
+            self.add_module(f"fusion_block{maps}", AdaptiveFusion(maps))
+        for level in self.held_levels:
+            self.add_module(f"up_refine{level}", refinement(REFINEMENT[level]))
+            self.register_buffer(f"members{level}", nearest(neurons, neurons // level), persistent=False)
+            self.register_buffer(f"groups{level}", nearest(neurons // level, neurons), persistent=False)
+        if mean_responses is not None:
+            self.start_from(mean_responses)
+
+    @property
+    def levels(self) -> tuple[int, ...]:
+        """Levels that are used beside level 1."""
+        return self._levels
+
+    @levels.setter
+    def levels(self, levels: str | Sequence[int]) -> None:
+        self._levels = known_levels(levels, self.held_levels)
+
+    @property
+    def unused_parameters(self) -> tuple[str, ...]:
+        """Parameters that the responses do not depend on, those of levels and fusions that are not used."""
+        unused = [each for each in self.held_levels if each not in self.levels]
+        prefixes = [f"_features{level}" for level in unused] + [f"up_refine{level}." for level in unused]
+        prefixes += [f"fusion_block{maps}." for maps in range(2, 6) if maps != 1 + len(self.levels)]
+        return tuple(name for name, _ in self.named_parameters() if name.startswith(tuple(prefixes)))
+
+    def start_from(self, mean_responses: Tensor) -> None:
+        """Make the mean responses (neurons,) the bias."""
+        if mean_responses.shape != (self.neurons,):
+            raise ValueError(
+                f"mean_responses must have shape {(self.neurons,)}, one per neuron, found {tuple(mean_responses.shape)}"
+            )
+        with torch.no_grad():
+            self.bias.copy_(mean_responses)
+
+    def forward(
+        self,
+        features: Tensor,
+        shift: Tensor | None = None,
+        behavior: Tensor | None = None,
+        pupil_center: Tensor | None = None,
+    ) -> Tensor:
+        if features.shape[1] != self.in_shape[0]:
+            raise ValueError(f"the readout reads {self.in_shape[0]} channels, found {features.shape[1]}")
+        if features.ndim == 4:
+            shift = None if shift is None else shift[:, :, None]
+            return self(features[:, :, None], shift).squeeze(2)
+        batch, _, frames = features.shape[:3]
+        maps = features.transpose(1, 2).flatten(0, 1)
+        positions = self.positions(len(maps))
+        if shift is not None:
+            positions = positions + shift.transpose(1, 2).reshape(-1, 1, 2)
+        found = self.read(maps, positions)
+        levels = [each.unflatten(0, (batch, frames)).transpose(1, 2) for each in self.refined(found)]
+        return self.fused(levels) + self.bias[:, None]
+
+    def positions(self, count: int) -> Tensor:
+        """(count or 1, neurons, 2) x and y, -1 to 1; in training drawn anew for each frame and neuron.
+
+        The shift is added after they are kept within the map, so that what is seen beyond an edge is 0.
+        """
+        mean = self._mu[:, :, 0] if hasattr(self, "_mu") else self.mu_transform(self.source_grid)[None]
+        if self.training:
+            noise = mean.new_empty(count, self.neurons, 2).normal_()
+            mean = mean + torch.einsum("nij,bnj->bni", self.sigma[0], noise)
+        return mean.clamp(-1, 1)
+
+    def read(self, maps: Tensor, positions: Tensor) -> list[Tensor]:
+        """Responses of level 1 and the used levels, (frames, neurons // level) each, from maps (frames, channels, ...).
+
+        What is taken from the maps is `channels` times larger than the responses: it is taken for some frames at a
+        time, and taken again for the gradient.
+        """
+        positions = positions.expand(len(maps), -1, -1)
+        weights = [self._features, *(getattr(self, f"_features{level}") for level in self.levels)]
+        members = [None, *(getattr(self, f"members{level}") for level in self.levels)]
+        at_once = max(1, VALUES_AT_ONCE // (maps.shape[1] * self.neurons))
+        parts = [
+            without_keeping(some_maps, some_positions, members, weights)
+            for some_maps, some_positions in zip(maps.split(at_once), positions.split(at_once), strict=True)
+        ]
+        return [torch.cat(each) for each in zip(*parts, strict=True)]
+
+    def refined(self, found: list[Tensor]) -> list[Tensor]:
+        """Level 1, and the other levels through their MLPs, one response (frames, neurons) per neuron."""
+        finest, *coarse = found
+        refined = [finest]
+        for level, response in zip(self.levels, coarse, strict=True):
+            response = getattr(self, f"up_refine{level}")(response[:, None])[:, 0]
+            refined.append(response.index_select(1, getattr(self, f"groups{level}")))
+        return refined
+
+    def fused(self, levels: list[Tensor]) -> Tensor:
+        """One response (batch, neurons, frames) of those of all levels."""
+        if len(levels) == 1:
+            return levels[0]
+        if self.fusion == "mean":
+            return sum(levels) / len(levels)
+        return getattr(self, f"fusion_block{len(levels)}")(levels)
+
+
+class AdaptiveFusion(nn.Module):
+    """A sum of maps (batch, neurons, frames) with weights from 0 to 1 that an MLP makes of their means."""
+
+    def __init__(self, maps: int) -> None:
+        super().__init__()
+        self.module = nn.Sequential(nn.Linear(maps, maps), nn.ReLU(), nn.Linear(maps, maps), nn.Sigmoid())
+
+    def forward(self, maps: list[Tensor]) -> Tensor:
+        weights = self.module(torch.stack([each.mean((1, 2)) for each in maps], 1))
+        return sum(weight[:, None, None] * each for weight, each in zip(weights.unbind(1), maps, strict=True))
+
+
+def refinement(hidden: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv1d(1, hidden, 1), nn.ELU(), nn.Conv1d(hidden, 1, 1, bias=False))
+
+
+def without_keeping(
+    maps: Tensor, positions: Tensor, members: Sequence[Tensor | None], weights: Sequence[Tensor]
+) -> list[Tensor]:
+    """`read_points`, of which nothing but its arguments and the responses is kept."""
+    if not torch.is_grad_enabled():
+        return read_points(maps, positions, members, weights)
+    return checkpoint(read_points, maps, positions, members, weights, use_reentrant=False, preserve_rng_state=False)
+
+
+def read_points(
+    maps: Tensor, positions: Tensor, members: Sequence[Tensor | None], weights: Sequence[Tensor]
+) -> list[Tensor]:
+    """Weighted sums of features at positions.
+
+    Args:
+        maps: (frames, channels, height, width).
+        positions: (frames, neurons, 2); bilinear between pixels, 0 beyond the outermost ones.
+        members, weights: for each result the neurons whose positions it reads, None for all, and its weights
+            (1, channels, 1, as many).
+
+    Returns:
+        (frames, as many) for each result.
+    """
+    points = F.grid_sample(maps, positions[:, :, None], align_corners=True).squeeze(3)
+    return [
+        ((points if which is None else points.index_select(2, which)) * weight[:, :, 0]).sum(1)
+        for which, weight in zip(members, weights, strict=True)
+    ]
+
+
+def nearest(inputs: int, outputs: int) -> Tensor:
+    """For each of the outputs the input that torch's nearest-neighbour interpolation takes, in its rounding."""
+    numbers = torch.arange(inputs, dtype=torch.float32)
+    return F.interpolate(numbers[None, None], outputs, mode="nearest")[0, 0].long()
+
+
+def centred(coordinates: Tensor, neurons: int) -> Tensor:
+    """Places in cortex, mean 0, divided by the largest absolute value of all."""
+    coordinates = torch.as_tensor(coordinates)
+    if coordinates.shape != (neurons, 2):
+        raise ValueError(f"coordinates must have shape {(neurons, 2)}, found {tuple(coordinates.shape)}")
+    coordinates = coordinates.double() - coordinates.double().mean(0)
+    return (coordinates / coordinates.abs().max()).float()
+
+
+def known_levels(levels: str | Sequence[int], held: Sequence[int]) -> tuple[int, ...]:
+    """Levels in rising order, also from the published names ("2_4_8_16", "0")."""
+    if isinstance(levels, str):
+        named = levels.split("_")
+        levels = [int(each) if each.isdecimal() else each for each in named] if levels != "0" else []
+    unknown = [each for each in levels if each not in held]
+    if unknown:
+        allowed = ", ".join(map(str, held)) or "none"
+        raise ValueError(f"levels are some of {allowed}, or '0' for level 1 alone, found {unknown[0]!r}")
+    return tuple(sorted(set(levels)))
