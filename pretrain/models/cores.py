@@ -13,6 +13,7 @@ from torch import nn
 
 from pretrain.models.backbone_core import backbone_core
 from pretrain.models.dwiseneuro import DwiseNeuro
+from pretrain.models.dynamic_vfm import DynamicVFM
 from pretrain.models.factorized3d import Factorized3d
 from pretrain.models.full3d import Full3d
 from pretrain.models.gru_baseline import gru_rotation_equivariant, gru_stacked2d
@@ -55,6 +56,9 @@ CORES = {
         ),
         CoreInfo("viv1t", viv1t, (1, 140, 36, 64), VIV1T, "bryanlimy/ViV1T viv1t_001 to 005"),
         CoreInfo("viv1t_closed_loop", viv1t_closed_loop, (1, 300, 36, 64), VIV1T, "bryanlimy/ViV1T-closed-loop"),
+        CoreInfo(
+            "dynamic_vfm", DynamicVFM, (1, 30, 36, 64), "https://github.com/zhuyu-cs/Dynamic-VFM", "31 files, five mice"
+        ),
         CoreInfo("factorized3d", Factorized3d, (1, 80, 36, 64), SENSORIUM_2023),
         CoreInfo("full3d", Full3d, (1, 40, 36, 64), SENSORIUM_2023),
         CoreInfo("gru_rotation_equivariant", gru_rotation_equivariant, (1, 80, 36, 64), SENSORIUM_2023),
