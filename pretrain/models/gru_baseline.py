@@ -21,6 +21,9 @@ STACKED2D = {
     "gamma_input": 500.0, "gamma_hidden": 500_000.0,
 }  # fmt: skip
 
+# Of which maps for all three gates are in memory at a time.
+FRAMES_AT_ONCE = 32
+
 
 class GruBaseline(nn.Module):
     """A static core frame by frame, and a GRU over its maps.
@@ -70,8 +73,8 @@ class ConvGru(nn.Module):
     """Gated recurrent unit whose products are convolutions, from a state of zeros.
 
     reset, update = sigmoid(from input + from state); candidate = tanh(from input + from (reset x state)); state =
-    (1 - update) state + update candidate. What comes from the input is convolved for all frames at once and for the
-    three gates at once, and what comes from the state for two gates at once; the published cell has six convolutions a
+    (1 - update) state + update candidate. What comes from the input is convolved for many frames and for the three
+    gates at once, and what comes from the state for two gates at once; the published cell has six convolutions a
     frame. `from_input` has reset, update and candidate in this order, `from_state` reset and update.
     """
 
@@ -94,17 +97,18 @@ class ConvGru(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         """Maps (batch, time, channels, height, width) to states (batch, channels, time, height, width)."""
-        batch, time = maps.shape[:2]
-        driven = self.from_input(maps.flatten(0, 1)).unflatten(0, (batch, time))
         channels = self.from_reset_state.out_channels
-        gates, candidates = driven[:, :, : 2 * channels], driven[:, :, 2 * channels :]
-        state = maps.new_zeros(batch, channels, *driven.shape[3:])
+        state = maps.new_zeros(len(maps), channels, *maps.shape[3:])
         states = []
-        for frame in range(time):
-            reset, update = torch.sigmoid(gates[:, frame] + self.from_state(state)).chunk(2, 1)
-            candidate = torch.tanh(candidates[:, frame] + self.from_reset_state(reset * state))
-            state = torch.lerp(state, candidate, update)
-            states.append(state)
+        for clip in maps.split(FRAMES_AT_ONCE, 1):
+            driven = self.from_input(clip.flatten(0, 1)).unflatten(0, clip.shape[:2])
+            # Taken apart at once: the gradient of a frame taken by its number would be as large as all frames.
+            for frame in driven.unbind(1):
+                gates, candidate = frame.split((2 * channels, channels), 1)
+                reset, update = torch.sigmoid(gates + self.from_state(state)).chunk(2, 1)
+                candidate = torch.tanh(candidate + self.from_reset_state(reset * state))
+                state = torch.lerp(state, candidate, update)
+                states.append(state)
         return torch.stack(states, 2)
 
 

@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from pretrain.models.gru_baseline import ConvGru, gru_rotation_equivariant, gru_stacked2d
+from benchmarks.published.gru_baseline import published_gru_rotation_equivariant
+from pretrain.models.gru_baseline import FRAMES_AT_ONCE, ConvGru, gru_rotation_equivariant, gru_stacked2d
+from pretrain.published_neuralpredictors import from_published
 
 SMALL = {"state_channels": 5, "input_kernel": 3, "state_kernel": 3, "layers": 2}
 BUILDERS = {
@@ -103,3 +105,24 @@ def test_bfloat16(name):
 def test_even_kernels_are_refused():
     with pytest.raises(ValueError, match=r"state_kernel must be odd.* found 4"):
         ConvGru(3, 4, 5, 4)
+
+
+def test_plain_transcription_gives_the_same():
+    """Outputs and all gradients at sizes that take the way through the Fourier transform, over two groups of frames."""
+    torch.manual_seed(0)
+    sizes = {"features": 4, "layers": 2, "rotations": 4, "state_channels": 16}
+    theirs = published_gru_rotation_equivariant(gru_kernels=(9, 5), **sizes)
+    ours = gru_rotation_equivariant(input_kernel=9, state_kernel=5, **sizes)
+
+    def mapped(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {name.removeprefix("core."): value for name, value in from_published(state).items()}
+
+    ours.load_state_dict(mapped(theirs.state_dict()))
+    video, behavior = torch.randn(1, 1, FRAMES_AT_ONCE + 8, 18, 19), torch.randn(1, 2, FRAMES_AT_ONCE + 8)
+    expected, found = theirs(video, behavior), ours(video, behavior)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5 * float(expected.detach().abs().max()))
+    expected.square().mean().backward()
+    found.square().mean().backward()
+    reference = mapped({name: value.grad for name, value in theirs.named_parameters() if value.grad is not None})
+    for name, parameter in ours.named_parameters():
+        assert float((parameter.grad - reference[name]).norm()) <= 1e-4 * float(reference[name].norm()), name
