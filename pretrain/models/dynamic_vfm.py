@@ -203,11 +203,8 @@ class ShiftedWindowAttention(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         batch, *size, channels = tokens.shape
         cut = self.windows(tuple(size), tokens.device)
-        qkv = self.qkv(tokens).flatten(1, 3)
-        # Filling is zeros, of which queries, keys and values are the bias.
-        filling = self.qkv.bias.to(qkv.dtype).expand(batch, 1, -1)
-        rows = torch.cat((qkv, filling), 1)
-        rows = rows.index_select(1, cut.places)
+        # A token of zeros after the last one, which fills windows.
+        rows = self.qkv(F.pad(tokens.flatten(1, 3), (0, 0, 0, 1))).index_select(1, cut.places)
         length = len(cut.positions)
         rows = rows.view(batch, -1, length, 3, self.heads, channels // self.heads).permute(3, 1, 0, 4, 2, 5)
         attended = self.attend(*rows, cut).permute(1, 0, 3, 2, 4).reshape(batch, -1, channels)
@@ -216,16 +213,17 @@ class ShiftedWindowAttention(nn.Module):
     def attend(self, queries: Tensor, keys: Tensor, values: Tensor, cut: Windows) -> Tensor:
         """Attention within each window, all (windows, batch, heads, tokens, channels of a head)."""
         bias = self.relative_position_bias_table[cut.positions].movedim(-1, 0).to(queries.dtype)
-        found, start = [], 0
-        for count, mask in cut.masks:
-            group = [each[start : start + count].flatten(0, 1) for each in (queries, keys, values)]
+        counts = [count for count, _ in cut.masks]
+        groups = zip(*(each.split(counts) for each in (queries, keys, values)), strict=True)
+        found = []
+        for group, (count, mask) in zip(groups, cut.masks, strict=True):
             logits = (bias if mask is None else bias + mask.to(bias.dtype))[None]
+            inputs = *(each.flatten(0, 1) for each in group), logits
             if self.recompute and torch.is_grad_enabled():
-                out = checkpoint(attention, *group, logits, use_reentrant=False, preserve_rng_state=False)
+                out = checkpoint(attention, *inputs, use_reentrant=False, preserve_rng_state=False)
             else:
-                out = attention(*group, logits)
+                out = attention(*inputs)
             found.append(out.unflatten(0, (count, -1)))
-            start += count
         return torch.cat(found)
 
     def windows(self, size: tuple[int, int, int], device: torch.device) -> Windows:
