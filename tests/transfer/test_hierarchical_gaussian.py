@@ -1,0 +1,52 @@
+"""The hierarchical Gaussian readout of Dynamic-VFM: the published responses of every combination of levels."""
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from pretrain.published_dynamic_vfm import from_published
+from transfer.hierarchical_gaussian import HierarchicalGaussianReadout
+from transfer.shifters import MLPShifter
+
+
+@pytest.fixture(scope="module")
+def published(shared):
+    from safetensors.torch import load_file
+
+    folder = shared / "reference" / "values" / "video" / "dynamic_vfm"
+    state = from_published(load_file(folder / "state_mean_perturbed.safetensors"))
+    return state, np.load(folder / "inputs.npz"), np.load(folder / "outputs_mean_perturbed.npz")
+
+
+def part(state: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+
+
+def test_published_responses_of_every_level(published):
+    state, inputs, outputs = published
+    features, pupil = torch.tensor(outputs["core"]), torch.tensor(inputs["pupil"])
+    cases = [name for name in outputs.files if name != "core"]
+    assert len(cases) > 15
+    for name in cases:
+        _, animal, levels = name.split("_", 2)
+        coordinates, mean = (torch.tensor(inputs[f"{kind}_{animal}"]) for kind in ("src", "mean"))
+        readout = HierarchicalGaussianReadout(
+            (24, 9, 11), outputs[name].shape[-1], coordinates, mean, levels, predictor_hidden=8
+        ).eval()
+        readout.load_state_dict(part(state, f"readouts.{animal}."))
+        shifter = MLPShifter(hidden=6)
+        shifter.load_state_dict(part(state, f"shifters.{animal}."))
+        responses = F.elu(readout(features, shifter(pupil[..., -15:]))) + 1
+        found = responses.mT.detach().numpy()
+        np.testing.assert_allclose(found, outputs[name], rtol=0, atol=1e-5 * np.abs(outputs[name]).max(), err_msg=name)
+
+
+@pytest.mark.parametrize("fusion_levels", ["0", "2_4", "2_4_8_16"])
+def test_only_levels_that_are_used_have_gradients(fusion_levels):
+    torch.manual_seed(0)
+    readout = HierarchicalGaussianReadout((6, 5, 7), 32, torch.randn(32, 2), torch.rand(32), fusion_levels)
+    readout(torch.randn(2, 6, 3, 5, 7), torch.zeros(2, 2, 3)).square().sum().backward()
+    reached = {name for name, p in readout.named_parameters() if p.grad is not None and name.startswith("_features")}
+    wanted = {"_features"} | {f"_features{k}" for k in fusion_levels.split("_") if k != "0"}
+    assert reached == wanted
