@@ -123,7 +123,7 @@ def _variable(variable: Any) -> tuple[tuple[str, ...], np.ndarray]:
 
 def _dims(state: dict[str, Any]) -> tuple[str, ...]:
     dims = state.get("_dims")
-    if not (isinstance(dims, tuple) and all(isinstance(dim, str) for dim in dims)):
+    if not (isinstance(dims, tuple) and all(isinstance(dim, str) and dim.isprintable() for dim in dims)):
         raise ValueError(f"found {_kind(dims)} as dimensions, expected their names")
     return dims
 

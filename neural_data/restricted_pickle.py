@@ -156,7 +156,9 @@ class _Machine:
 
     def refer(self, name: str) -> None:
         if name not in self.allowed:
-            raise RefusedPickle(f"{self.path}: names {name[:100]}, which is not among the names allowed here")
+            # A damaged name may hold anything, line ends too.
+            shown = "".join(letter if letter.isprintable() else "?" for letter in name[:100])
+            raise RefusedPickle(f"{self.path}: names {shown}, which is not among the names allowed here")
         self.stack.append(Name(name))
 
     def stack_global(self, _: None) -> None:

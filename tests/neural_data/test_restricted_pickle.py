@@ -239,6 +239,12 @@ def test_damaged_files_are_told_in_one_line(tmp_path_factory, data):
     assert not any("\n" in line for line in lines)
 
 
+def test_a_name_that_holds_a_line_end_is_told_in_one_line(tmp_path):
+    whole = pickle.PROTO + b"\x04\x8c\x08nu\nmpy.x\x8c\x04eval\x93."
+    with pytest.raises(RefusedPickle, match=r"names nu\?mpy\.x\.eval, which is not among"):
+        read_pickle(written(tmp_path, whole), NAMES)
+
+
 def test_refusals_are_a_kind_of_their_own(tmp_path):
     with pytest.raises(RefusedPickle, match=r"os\.system|posix\.system"):
         read_pickle(written(tmp_path, pickle.dumps(Evil(os.system, "true"), 4)), NAMES)
