@@ -14,6 +14,9 @@ from torch.utils.checkpoint import checkpoint
 
 # Draws of 16 bits, four to a random word: on a CPU this takes a tenth of the time of `bernoulli_`.
 LEVELS = 1 << 16
+# Tokens that a branch is computed for at once on a CPU: its activations then stay in the cache, and are small enough
+# that the memory of the last ones is used again instead of being asked of the system.
+CPU_TOKENS = 8192
 
 
 def keep_mask(shape: torch.Size, keep: float, device: torch.device) -> tuple[Tensor, float]:
@@ -66,10 +69,18 @@ def add_branch(tokens: Tensor, inputs: Tensor, branch: Callable[[Tensor], Tensor
         drop: the probability that a row is dropped; 0 in evaluation.
     """
     if not drop:
-        return tokens + branch(inputs)
+        return tokens + in_pieces(branch, inputs)
     # Drawn on the CPU, so that no GPU is waited for to know how many rows are left.
     rows = (torch.rand(len(tokens), device="cpu") >= drop).nonzero().flatten().to(tokens.device, non_blocking=True)
     if not len(rows):
         return tokens
-    kept = branch(inputs.index_select(0, rows))
+    kept = in_pieces(branch, inputs.index_select(0, rows))
     return tokens.index_add(0, rows, kept.to(tokens.dtype), alpha=1 / (1 - drop))
+
+
+def in_pieces(branch: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
+    """`branch(rows)`, on a CPU a few rows after the others."""
+    at_once = max(1, CPU_TOKENS // rows.shape[1]) if rows.device.type == "cpu" else len(rows)
+    if len(rows) <= at_once:
+        return branch(rows)
+    return torch.cat([branch(piece) for piece in rows.split(at_once)])

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
+from pretrain.models import dropping
 from pretrain.models.dropping import add_branch, dropped_linear, keep_mask
 
 CPU = torch.device("cpu")
@@ -100,3 +101,18 @@ def test_a_branch_of_which_no_row_is_kept_adds_nothing():
 def test_in_evaluation_every_row_is_computed():
     tokens = torch.randn(5, 3, 4)
     torch.testing.assert_close(add_branch(tokens, tokens, torch.tanh), tokens + torch.tanh(tokens))
+
+
+@pytest.mark.parametrize("drop", [0.0, 0.5])
+def test_rows_computed_after_each_other_give_what_all_at_once_give(drop, monkeypatch):
+    tokens, weight = torch.randn(11, 3, 4, requires_grad=True), torch.randn(4, 4, requires_grad=True)
+    results, sizes = [], []
+    for at_once in (10_000, 6, 1):
+        monkeypatch.setattr(dropping, "CPU_TOKENS", at_once)
+        torch.manual_seed(0)
+        found = add_branch(tokens, tokens, lambda rows: sizes.append(len(rows)) or rows @ weight, drop)
+        results.append([found, *torch.autograd.grad(found.square().sum(), (tokens, weight))])
+    assert set(sizes[1:]) <= {1, 2}
+    for other in results[1:]:
+        for one, two in zip(results[0], other, strict=True):
+            torch.testing.assert_close(one, two)
