@@ -44,7 +44,8 @@ OF_BLOCK = {
 }
 OF_LAYER = {"conv.": "conv.", "bn.bn.": "norm.", "bn_sc.bn.": "shortcut_norm."}
 STEM = {"core.stem.0.": "core.stem.", "core.stem.1.bn.": "core.stem.norm."}
-READOUT = {"layer.1.": ""}
+# A dropout and a convolution, there as in `GroupedLinearReadout`.
+READOUT = {"layer.1.": "layer.1."}
 
 
 def from_published(

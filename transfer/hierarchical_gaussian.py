@@ -107,6 +107,10 @@ class HierarchicalGaussianReadout(nn.Module):
         prefixes += [f"fusion_block{maps}." for maps in range(2, 6) if maps != 1 + len(self.levels)]
         return tuple(name for name, _ in self.named_parameters() if name.startswith(tuple(prefixes)))
 
+    def keep_neurons(self, chosen: Tensor) -> None:
+        """Refused: which neurons share weights at the levels follows from their order."""
+        raise ValueError("a hierarchical readout cannot drop neurons: choose among its responses instead")
+
     def start_from(self, mean_responses: Tensor) -> None:
         """Make the mean responses (neurons,) the bias."""
         if mean_responses.shape != (self.neurons,):

@@ -5,10 +5,15 @@ import json
 import numpy as np
 import pytest
 import torch
+from torch import nn
+from torch.nn import functional as F
 
 from pretrain.models import create_model
 from pretrain.models.dwiseneuro import DwiseNeuro, position_table, tiled
-from pretrain.published_dwiseneuro import from_published
+from pretrain.published_dwiseneuro import ANIMALS, from_published
+from transfer.grouped_linear_readout import GroupedLinearReadout
+
+NEURONS = (7863, 7908, 8202, 7939, 8122, 7440, 7928, 8285, 7671, 7495)
 
 
 def small(recompute: bool = True) -> DwiseNeuro:
@@ -55,6 +60,41 @@ def test_published_keys_have_places(published):
     with torch.device("meta"):
         core = create_model("dwiseneuro")
     assert {k: v.shape for k, v in found.items()} == {k: v.shape for k, v in core.state_dict().items()}
+
+
+def test_published_readouts_fit_ours(published):
+    """The names of the whole file are those of the core and of one grouped linear readout per animal."""
+    listed = json.loads((published / "default_state_dict_keys.json").read_text())
+    state = {key: torch.empty(shape, device="meta") for key, (shape, _) in listed.items()}
+    with torch.device("meta"):
+        readouts = {
+            name: GroupedLinearReadout((4096, 1, 1), count) for name, count in zip(ANIMALS, NEURONS, strict=True)
+        }
+        model = nn.ModuleDict({"core": create_model("dwiseneuro"), "readouts": nn.ModuleDict(readouts)})
+    assert list(from_published(state, model.state_dict())) == list(model.state_dict())
+
+
+@pytest.mark.parametrize("recompute", [True, False])
+@pytest.mark.parametrize("variant", ["perturbed", "init_repo", "init_default"])
+def test_published_loss_and_gradients(published, variant, recompute):
+    readouts = {name: GroupedLinearReadout((100, 1, 1), count) for name, count in zip("abc", (11, 14, 9), strict=True)}
+    model = nn.ModuleDict({"core": small(recompute), "readouts": nn.ModuleDict(readouts)}).eval()
+    state = read(published / f"state_{variant}.safetensors")
+    model.load_state_dict(from_published({"nn_state_dict": state}, model.state_dict(), "abc"))
+    inputs = {name: torch.tensor(value) for name, value in np.load(published / "inputs.npz").items()}
+    described = json.loads((published / "reference.json").read_text())["variants"][variant]
+    features, share = model["core"].encode(inputs["x"]), inputs["mice_weights"] / inputs["mice_weights"].sum()
+    loss = 0
+    for number, name in enumerate("abc"):
+        rates = F.softplus(model["readouts"][name](features), beta=0.07, threshold=20)
+        each = F.poisson_nll_loss(rates, inputs[f"target{number}"], log_input=False, reduction="none")
+        loss = loss + (each * share[:, number, None, None]).sum()
+    assert loss.item() == pytest.approx(described["loss"], rel=1e-6)
+    loss.backward()
+    norms = {name: torch.tensor(norm or 0.0) for name, norm in described["grad_norms"].items()}
+    found = dict(model.named_parameters())
+    for name, norm in from_published(norms, animals="abc").items():
+        assert found[name].grad.norm().item() == pytest.approx(norm.item(), rel=1e-4), name
 
 
 @pytest.mark.parametrize(("name", "parameters"), [("dwiseneuro", 9_076_028), ("dwiseneuro_distillation", 8_478_360)])

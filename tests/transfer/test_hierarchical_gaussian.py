@@ -50,3 +50,8 @@ def test_only_levels_that_are_used_have_gradients(fusion_levels):
     reached = {name for name, p in readout.named_parameters() if p.grad is not None and name.startswith("_features")}
     wanted = {"_features"} | {f"_features{k}" for k in fusion_levels.split("_") if k != "0"}
     assert reached == wanted
+
+
+def test_it_cannot_drop_neurons():
+    with pytest.raises(ValueError, match="cannot drop neurons"):
+        HierarchicalGaussianReadout((4, 3, 3), 20).keep_neurons(torch.arange(3))
