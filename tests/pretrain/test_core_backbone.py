@@ -108,10 +108,19 @@ def test_pretraining_on_clips_goes_on_after_a_kill_with_the_same_numbers(clips, 
     assert draw_views(again, tmp_path / "views.png").stat().st_size > 1000
 
 
-@pytest.mark.parametrize("objective", ["instance_recognition", "rotnet", "moco_v2", "supervised"])
-def test_other_objectives_train_on_clips(clips, tmp_path, objective):
+@pytest.mark.parametrize(
+    ("objective", "arguments"),
+    [("instance_recognition", "{}"), ("rotnet", "{}"), ("moco_v2", "{queue_size: 24}"), ("supervised", "{}")],
+)
+def test_other_objectives_train_on_clips(clips, tmp_path, objective, arguments):
     others = [key for key in RUN if not key.startswith("objective")]
-    keys = [*others, f"objective={objective}", f"data.shards={clips}", f"data.labelled={clips}"]
+    keys = [
+        *others,
+        f"objective={objective}",
+        f"objective_args={arguments}",
+        f"data.shards={clips}",
+        f"data.labelled={clips}",
+    ]
     run = pretrain(compose("pretrain", [*keys, f"out={tmp_path}/run"]))
     assert np.isfinite(pd.read_csv(run / "metrics.csv")["loss"].dropna()).all()
 
