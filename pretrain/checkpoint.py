@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from pretrain.average import WeightAverage
+from pretrain.core_backbone import create_backbone
 from pretrain.durable import checksum_path, is_intact, write_atomically
 from pretrain.models import create_model, model_info
 from pretrain.progress import say
@@ -121,7 +122,7 @@ def load_trained_backbone(path: Path | str, model: str | None = None, averaged: 
     spec = BackboneSpec(**state["model"])
     if model not in (None, spec.name):
         raise ValueError(f"{path} says itself that it is {spec.name}, not model={model}; leave model out")
-    backbone = create_model(spec.name, **spec.args)
+    backbone = create_backbone(spec.name, **spec.args)
     if averaged and not state.get("average"):
         raise ValueError(f"{path} holds no average of weights; train with average.decay, or leave averaged out")
     backbone.load_state_dict(state["average" if averaged else "backbone"])
