@@ -71,7 +71,7 @@ def test_fresh_weights_are_drawn_again_as_they_were(shared):
         torch.testing.assert_close(fresh[name], value, rtol=0, atol=1e-6)
 
 
-def test_double_precision_is_kept_and_half_is_not_used_for_positions():
+def test_it_runs_in_half_and_in_double_precision():
     torch.manual_seed(0)
     readout = HierarchicalGaussianReadout((6, 5, 7), 32, torch.randn(32, 2)).eval()
     features, shift = torch.randn(2, 6, 3, 5, 7), 0.1 * torch.randn(2, 2, 3)
