@@ -8,7 +8,7 @@ letter them do it in the order of their publications. Animals that the encoder d
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -103,7 +103,7 @@ def select_encoder_weights(
             missing, left over or of another shape; the first is named.
     """
     place, named = tensors_of(state)
-    project = next((each for each in PROJECTS if any(each.sign.match(name) for name in named)), None)
+    project = project_of(named)
     if project is None:
         return None
     weights = project.rename({name: value for name, (_, value) in named.items()})
@@ -112,6 +112,18 @@ def select_encoder_weights(
     for line in misfits(ours, encoder.state_dict(), origin):
         raise ValueError(line)
     return account(ours, named, state, place)
+
+
+def published_weights(state: Any) -> OurWeights | None:
+    """All weights in a file's dict by our names, animals by the file's; None where it is of none of the projects."""
+    named = tensors_of(state)[1]
+    project = project_of(named)
+    return project.rename({name: value for name, (_, value) in named.items()}) if project else None
+
+
+def project_of(names: Collection[str]) -> Project | None:
+    """The project whose signs the names in a file have."""
+    return next((each for each in PROJECTS if any(each.sign.match(name) for name in names)), None)
 
 
 def tensors_of(state: Any) -> tuple[str, dict[str, tuple[str, Tensor]]]:

@@ -1,19 +1,74 @@
 """Whole published models, built by name and loaded by `load_published`: published responses, losses and gradients."""
 
+import json
 import math
 
 import pytest
 import torch
 
 from pretrain.checkpoint import load_published
-from pretrain.published_encoder import select_encoder_weights
+from pretrain.published_dwiseneuro import ANIMALS
+from pretrain.published_encoder import scan_of, select_encoder_weights
+from pretrain.published_neuralpredictors import RELEASED
+from tests.pretrain.test_published_neuralpredictors import released_state
 from tests.transfer.published_cases import CASES, Case
-from transfer.published_parts import load_published_encoder
+from transfer.encoder_spec import AnimalFacts
+from transfer.published_encoders import create_encoder
+from transfer.published_files import load_published_encoder
 
 
 @pytest.fixture(scope="module")
 def values(shared):
     return shared / "reference" / "values"
+
+
+NEURONS = (7863, 7908, 8202, 7939, 8122, 7440, 7928, 8285, 7671, 7495)
+# As our recordings name the animals; the projects' files number them, letter them, or have the names of folders.
+TEN = dict(zip((scan_of(name) for name in ANIMALS), NEURONS, strict=True))
+FIVE = dict(list(TEN.items())[:5])
+# Published name: file of keys, animals, parameters.
+WHOLE = {
+    "dwiseneuro": ("dwiseneuro/default_state_dict_keys", TEN, 170_656_070),
+    "viv1t": ("viv1t_competition/default_state_dict_keys", TEN, 12_278_365),
+    "viv1t_closed_loop": ("viv1t_closed_loop/default_state_dict_keys", TEN, 13_014_933),
+    "dynamic_vfm": ("dynamic_vfm/default_state_dict_keys_mean", TEN, 36_906_001),
+    "dynamic_vfm_adaptive": ("dynamic_vfm/default_state_dict_keys_adaptive", TEN, 36_907_361),
+    "sensorium2023_factorized": ("eckerlab_baseline/default_state_dict_keys_factorised", FIVE, 5_707_743),
+    "sensorium2023_gru": ("eckerlab_baseline/default_state_dict_keys_gru", FIVE, 4_798_583),
+}
+# Entries that follow from the architecture; the others are compared with ours, for which there must be values.
+DERIVED = ("reg_scale", "scale", "keep_prob", "keep_prop", "inv_freq", "one", "relative_position_index")
+COMPARED = ("laplace.filter", "rotate_hermite")
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_published_sizes_and_keys(values, name):
+    """At full size: as many parameters, and every key of the file has its place or is a constant."""
+    file, neurons, parameters = WHOLE[name]
+    entries = json.loads((values / "video" / f"{file}.json").read_text())
+    kept = {key: shape for key, (shape, _) in entries.items() if not any(part in key for part in COMPARED)}
+    with torch.device("meta"):
+        state = {key: torch.empty(shape) for key, shape in kept.items()}
+        places = {animal: torch.empty(count, 2) for animal, count in neurons.items()}
+        facts = {animal: AnimalFacts(neurons[animal], (36, 64), 1, 2, 2, place) for animal, place in places.items()}
+        encoder = create_encoder(name, facts)
+    assert sum(parameter.numel() for parameter in encoder.parameters()) == parameters
+    account = select_encoder_weights(encoder, state, file)
+    assert set(account.weights) == set(encoder.state_dict())
+    assert all(key.rpartition(".")[2] in DERIVED for key in account.ignored), account.ignored
+
+
+@pytest.mark.parametrize("file", RELEASED)
+def test_released_files_of_2022(file):
+    """The four files, whose convolutions have no bias, go into the models of their names."""
+    released = RELEASED[file]
+    plus = released.pupil
+    name = f"sensorium2022_{'ln' if '_ln_' in file else 'cnn'}{'' if plus else '_images'}"
+    facts = AnimalFacts(released.neurons, (36, 64), 1, 3, 2, torch.rand(released.neurons, 3))
+    encoder = create_encoder(name, {released.recording: facts})
+    load_published(encoder, released_state(file))
+    assert encoder.readouts[released.recording].sigma.abs().max() == 0
+    assert bool(encoder.shifters) == plus
 
 
 @pytest.mark.parametrize("name", CASES)
