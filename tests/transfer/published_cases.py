@@ -43,7 +43,8 @@ class Case:
     """A published model.
 
     `expected` are rates by animal; `loss` makes of rates the number of which `described` has the value and the norms of
-    the gradients; `animals` are names that the file has for the encoder's. `tolerance` is of gradients, relative.
+    the gradients; `animals` are names that the file has for the encoder's. `tolerance` is of gradients, relative;
+    `penalty` what the core and the first animal add to the loss.
     """
 
     encoder: Encoder
@@ -54,6 +55,7 @@ class Case:
     described: dict[str, Any] | None = None
     animals: dict[str, str] | None = None
     tolerance: float = 1e-4
+    penalty: float | None = None
 
 
 def arrays(path: Path) -> dict[str, Tensor]:
@@ -172,6 +174,7 @@ def baseline(values: Path, name: str) -> Case:
         {animal: outputs[f"y_{animal}"].mT for animal in animals},
         lambda rates: poisson(rates["m0"], target[..., -rates["m0"].shape[-1] :]).sum(),
         {"loss": described["poisson_sum_m0_perturbed"], "norms": described["grad_norms_m0_perturbed"]},
+        penalty=None if "factorizedreadout" in name else sum(described["core_regularizer_perturbed"]),
     )
 
 
@@ -222,6 +225,7 @@ def sensorium2022(values: Path, name: str) -> Case:
         below(case, "sd/"),
         {"stimuli": case["in/x"], "pupil_center": case["in/pupil_center"]},
         {"k": case["out/eval"]},
+        penalty=case["out/regularizer"].item(),
     )
 
 
@@ -245,6 +249,7 @@ def v1t(values: Path, name: str) -> Case:
         {"epoch": 1, "model": below(case, "sd/")},
         {"stimuli": images, "behavior": case["in/behavior"], "pupil_center": case["in/pupil_center"]},
         {animal: case[f"out/{animal}"] for animal in "AB"},
+        penalty=case["out/reg_A"].item(),
     )
 
 

@@ -83,6 +83,9 @@ def test_whole_models(values, name):
     rates = {animal: encoder(**case.inputs, animal=animal) for animal in encoder.animals}
     for animal, expected in case.expected.items():
         torch.testing.assert_close(rates[animal], expected, rtol=0, atol=1e-5 * expected.abs().max().item())
+    if case.penalty is not None:
+        penalty = encoder.regularizer(encoder.animals[:1]).item()
+        assert penalty == pytest.approx(case.penalty, rel=1e-5)
     if case.loss is None:
         return
     loss = case.loss(rates)
