@@ -126,6 +126,10 @@ def without(state: dict[str, Tensor], name: str) -> dict[str, Tensor]:
             lambda state: state | {"core.features.layer2.norm.bias": torch.zeros(4)},
             r"it has 'core.features.layer2.norm.bias' \(.* here\), shape \(4,\), which the model does not have",
         ),
+        (
+            lambda state: state | {"core.features.layer0.conv_0.weight": torch.zeros(4, 4, 5, 5)},
+            "layer0.conv.weight' and 'core.features.layer0.conv_0.weight' would both be 'core.features.0.conv.weight'",
+        ),
         (lambda state: state | {"extra.weight": torch.zeros(2)}, r"'extra.weight', shape \(2,\), is no part of"),
         (
             lambda state: {name.replace("27204-5-13", "A"): value for name, value in state.items()},

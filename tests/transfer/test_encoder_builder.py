@@ -75,6 +75,8 @@ def test_every_published_encoder(name):
         rates = encoder(**given, animal=animal)
         assert rates.shape[:2] == (3, count)
         assert rates.ndim == (3 if CORES[spec.core].video else 2)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert encoder(**given, animal=animal).isfinite().all()
         rates.square().sum().backward()
         for kind, part in encoder.parts_of(animal).items():
             assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in part.parameters()), kind
