@@ -1,7 +1,7 @@
 """The weights of an encoding model that another project published, by our names.
 
 What comes in: a state dict as it was published, and how its names turn into ours. What goes out: the same tensors by
-our names, of which each fits the model. Names are those of `Encoder`: `core.`, `readouts.<animal>.`,
+our names, with the published names that each is made of. Names are those of `Encoder`: `core.`, `readouts.<animal>.`,
 `shifters.<animal>.`.
 """
 
@@ -12,7 +12,22 @@ from torch import Tensor
 DATA_PARALLEL = "module."
 
 
-def renamed(state: Mapping[str, Tensor], rename: Callable[[str], str | None], origin: str) -> dict[str, Tensor]:
+class OurWeights(dict[str, Tensor]):
+    """Tensors by our names; `sources` has for each the published names of what it is made of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sources: dict[str, tuple[str, ...]] = {}
+
+    def put(self, name: str, value: Tensor, *published: str) -> None:
+        """A tensor by our name, and its published names. ValueError where another tensor has our name already."""
+        if name in self:
+            raise ValueError(f"{self.sources[name][0]!r} and {published[0]!r} would both be {name!r} here; keep one")
+        self[name] = value
+        self.sources[name] = published
+
+
+def renamed(state: Mapping[str, Tensor], rename: Callable[[str], str | None], origin: str) -> OurWeights:
     """The tensors of a published state dict by our names.
 
     Args:
@@ -24,13 +39,13 @@ def renamed(state: Mapping[str, Tensor], rename: Callable[[str], str | None], or
     Raises:
         ValueError: a name that the published model does not have.
     """
-    weights = {}
+    weights = OurWeights()
     for name, value in state.items():
         ours = rename(name.removeprefix(DATA_PARALLEL))
         if ours == "":
             raise ValueError(f"{origin} has {name!r}, shape {shape_of(value)}, which the published model does not have")
         if ours is not None:
-            weights[ours] = value
+            weights.put(ours, value, name)
     return weights
 
 
@@ -45,12 +60,14 @@ def require_fit(weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor], ori
 
 
 def misfits(weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor], origin: str) -> Iterator[str]:
-    """A line on each weight that does not fit."""
+    """A line on each weight that does not fit, with its published name where that is another one."""
     for name, value in weights.items():
+        there = ", ".join(getattr(weights, "sources", {}).get(name, (name,)))
+        known = repr(name) if there == name else f"{there!r} ({name!r} here)"
         if name not in wanted:
-            yield f"{origin} has {name!r}, shape {shape_of(value)}, which the model does not have"
+            yield f"{origin} has {known}, shape {shape_of(value)}, which the model does not have"
         elif shape_of(value) != shape_of(wanted[name]):
-            yield f"{name!r} has shape {shape_of(value)} in {origin}, {shape_of(wanted[name])} in the model"
+            yield f"{known} has shape {shape_of(value)} in {origin}, {shape_of(wanted[name])} in the model"
     for name, value in wanted.items():
         if name not in weights:
             yield f"{origin} has no {name!r}, shape {shape_of(value)}"

@@ -8,7 +8,8 @@ neurons[, frames]), where frames are the last of the video that the core has fea
     responses = activation(modulator(readout(features, shift = shifter(pupil_center))))
 
 This is the firing-rate model of neuralpredictors (https://github.com/sinzlab/neuralpredictors) and of all Sensorium
-entries. A part is trained alone by freezing the others; only the readouts of the animals in a batch are computed.
+entries. A part is trained alone by freezing the others; only the readouts of the animals in a batch are computed, and
+the shift only for readouts that have positions. `transfer.encoder_builder` makes one of a spec.
 """
 
 from collections.abc import Mapping, Sequence
@@ -61,8 +62,10 @@ class Encoder(nn.Module):
                 getattr(self, name)[animal] = part
 
     def remove_animal(self, animal: str) -> None:
-        """Forget an animal with all of its parts."""
+        """Forget an animal with all of its parts, those in the core too."""
         self.readout_of(animal)
+        if hasattr(self.core, "remove_animal"):
+            self.core.remove_animal(animal)
         for parts in (self.readouts, self.shifters, self.modulators, self.activations):
             if animal in parts:
                 del parts[animal]
@@ -95,19 +98,28 @@ class Encoder(nn.Module):
         """Responses (batch, neurons[, frames]) of one animal.
 
         Where `animal` names one for each sample, responses by animal, each of its samples in the order of the batch.
+        They go through the core together, unless it has parts of its own for animals.
         """
         one = isinstance(animal, str)
         for name in [animal] if one else dict.fromkeys(animal):
             self.readout_of(name)
-        features = self.core(stimuli, behavior=behavior, pupil_center=pupil_center, animal=animal)
         if one:
+            features = self.core(stimuli, behavior=behavior, pupil_center=pupil_center, animal=animal)
             return self.respond(features, animal, behavior, pupil_center)
+        apart = self.core_has_animals()
+        features = None if apart else self.core(stimuli, behavior=behavior, pupil_center=pupil_center)
         found = {}
         for name in dict.fromkeys(animal):
-            rows = torch.tensor([row for row, of in enumerate(animal) if of == name], device=features.device)
-            signals = (None if signal is None else signal[rows] for signal in (behavior, pupil_center))
-            found[name] = self.respond(features[rows], name, *signals)
+            rows = torch.tensor([row for row, of in enumerate(animal) if of == name], device=stimuli.device)
+            signals = [None if signal is None else signal[rows] for signal in (behavior, pupil_center)]
+            own = self.core(stimuli[rows], *signals, animal=name) if apart else features[rows]
+            found[name] = self.respond(own, name, *signals)
         return found
+
+    def core_has_animals(self) -> bool:
+        """Whether a part of the core is one animal's, as V1T's and ViV1T's can be."""
+        named = (part for part in self.core.modules() if isinstance(part, nn.ModuleDict))
+        return any(animal in part for part in named for animal in self.readouts)
 
     def respond(
         self, features: Tensor, animal: str, behavior: Tensor | None = None, pupil_center: Tensor | None = None
@@ -119,7 +131,7 @@ class Encoder(nn.Module):
         frames = features.shape[2] if features.ndim == 5 else None
         behavior, pupil_center = (last_frames(signal, frames) for signal in (behavior, pupil_center))
         shift = None
-        if animal in self.shifters:
+        if animal in self.shifters and getattr(self.readouts[animal], "has_positions", True):
             if pupil_center is None:
                 raise ValueError(f"animal {animal!r} has a shifter, which needs pupil_center")
             shift = self.shifters[animal](pupil_center, behavior)
