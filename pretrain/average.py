@@ -83,7 +83,8 @@ class ScheduleFreeAverage:
             average.copy_(newest)
         for group in self.optimizer.param_groups:
             for parameter in group["params"]:
-                if parameter in pairs and "z" in (state := self.optimizer.state[parameter]):
+                state = self.optimizer.state.get(parameter, {})
+                if parameter in pairs and "z" in state:
                     pairs[parameter].lerp_(state["z"], weight=1 - 1 / group["betas"][0])
         return self.averaged
 

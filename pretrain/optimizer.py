@@ -116,8 +116,8 @@ def require_known_optimizer(name: str) -> None:
         near += difflib.get_close_matches(TIMM_PREFIX + name, known, n=1, cutoff=0.9)
         hint = f"; nearest: {', '.join(dict.fromkeys(near))}" if near else ""
         raise ValueError(
-            f"unknown optimizer.name={name}{hint} (allowed: {', '.join(OWN_NAMES)}, lars, {SCHEDULE_FREE}, or timm/<name> "
-            "for any of timm.optim.list_optimizers())"
+            f"unknown optimizer.name={name}{hint} (allowed: {', '.join(OWN_NAMES)}, lars, {SCHEDULE_FREE}, or "
+            "timm/<name> for any of timm.optim.list_optimizers())"
         )
     if get_optimizer_info(inner).second_order:
         raise ValueError(

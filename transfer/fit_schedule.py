@@ -6,9 +6,9 @@ step. Nothing has a state here; how often a plateau has lowered the rate is the 
 | name | rate, after a linear warm-up from `warmup_ratio` of it | of |
 |---|---|---|
 | `constant` | the highest | ViV1T's closed-loop version |
-| `warmup_cosine` | by step, half a cosine from the highest, when the warm-up is over, to `min_lr` at the end | DwiseNeuro |
-| `two_cosines` | by epoch: the highest; from `second_epoch` on half a cosine, on its way to `min_lr` after the last epoch | Dynamic-VFM |
-| `plateau` | the highest times `factor` as often as the judge said, but no less than `min_lr` | V1T, ViV1T, Sensorium |
+| `warmup_cosine` | by step, half a cosine from the end of the warm-up to `min_lr` at the end | DwiseNeuro |
+| `two_cosines` | by epoch, the highest, and from `second_epoch` on half a cosine to `min_lr` | Dynamic-VFM |
+| `plateau` | the highest times `factor` as often as the judge said, at least `min_lr` | V1T, ViV1T, Sensorium |
 """
 
 import math
@@ -86,9 +86,7 @@ class FitSchedule:
         """The learning rate of a step, where the highest is `peak`."""
         rate = self.after_warmup(peak, step)
         if step < self.warmup:
-            # A cosine starts from its highest rate when the warm-up is over.
-            start = peak if self.name == "warmup_cosine" else rate
-            return start * (self.warmup_ratio + (1 - self.warmup_ratio) * step / self.warmup)
+            return rate * (self.warmup_ratio + (1 - self.warmup_ratio) * step / self.warmup)
         return rate
 
     def after_warmup(self, peak: float, step: int) -> float:
@@ -96,7 +94,7 @@ class FitSchedule:
         if self.name == "plateau":
             return max(peak * self.factor**self.judge.reductions, min(self.min_lr, peak))
         if self.name == "warmup_cosine":
-            return self.cosine(peak, (step - self.warmup) / (self.steps - self.warmup))
+            return self.cosine(peak, max(step - self.warmup, 0) / (self.steps - self.warmup))
         if self.name == "two_cosines":
             later = step // self.steps_per_epoch - self.second_epoch
             return self.cosine(peak, max(later, 0) / (self.epochs - self.second_epoch))
