@@ -86,7 +86,7 @@ def pretrain(config: PretrainConfig, report: Callable[[dict[str, float]], None] 
     if fabric.is_global_zero:
         announce(config, run, train, fabric, task.steps_per_epoch)
         draw_views(config, run.path / "views.png")
-    if training.step < task.steps:
+    if not training.finished:
         training.train()
     else:
         say(f"{run.path} is complete already")
@@ -275,7 +275,7 @@ def make_task(
         saving=config.checkpoint,
         open_trackers=partial(open_trackers, config.logging.trackers, run.path, config),
         accumulate=config.accumulate,
-        average=make_average(objective.backbone, config.average),
+        average=make_average(objective.backbone, config.average, optimizer),
         remember={"probe": probe},
         profile=config.profile,
     )
