@@ -188,8 +188,8 @@ def load_published(model: nn.Module, source: Path | str | dict[str, Any]) -> nn.
     """Load all weights of a model from a published file, and say which were used, renamed and ignored.
 
     Args:
-        model: a model with the file's layer names, on any device; or an encoder, whose file is read as DwiseNeuro, ViV1T,
-            V1T, Dynamic-VFM or neuralpredictors published it (see `published_encoder.py`).
+        model: a model with the file's layer names, on any device; or an encoder, whose file is read as DwiseNeuro,
+            ViV1T, V1T, Dynamic-VFM or neuralpredictors published it (see `published_encoder.py`).
         source: the file, a run folder, or what `torch.load` gave for a file.
 
     Raises:
