@@ -8,8 +8,9 @@ from neural_data.allen import read_allen, read_nwb, read_sessions
 from neural_data.allen_packaged import convert_packaged
 from neural_data.allen_writer import write_neuropixels_nwb
 from neural_data.simulate import SimulationConfig, simulate
+from neural_data.two_photon_file import write_nwb_1
 from neural_data.unit_selection import SelectionRule, select_units
-from tests.neural_data.nwb_files import two_photon, write_nwb_1
+from tests.neural_data.nwb_files import two_photon
 from tests.neural_data.old_pickles import packaged, write_packaged
 
 
