@@ -51,7 +51,8 @@ def by_hand(trains, edges):
 
 
 def shown(parts):
-    return parts.presentations["natural_scenes"][parts.presentations["natural_scenes"]["frame"] >= 0]
+    scenes = parts.presentations["natural_scenes"]
+    return scenes[scenes["frame"] >= 0]
 
 
 def test_images(session):
@@ -90,10 +91,8 @@ def test_movies(session):
     recording = read_neuropixels(path, "natural_movie_one", rate=False)
     assert recording.video
     assert recording.stimuli.shape == (1, FRAMES, 5, 7)
-    start, stop = (
-        parts.presentations["natural_movie_one"][name].to_numpy().reshape(SHOWINGS, FRAMES)
-        for name in ("start_time", "stop_time")
-    )
+    movie = parts.presentations["natural_movie_one"]
+    start, stop = (movie[name].to_numpy().reshape(SHOWINGS, FRAMES) for name in ("start_time", "stop_time"))
     edges = np.concatenate([start, stop[:, -1:]], axis=1)
     np.testing.assert_array_equal(recording.responses, by_hand([parts.trains[unit] for unit in KEPT], edges))
     assert recording.sampling_rate_hz == pytest.approx(30, rel=0.01)
@@ -118,6 +117,8 @@ def test_units_and_why_others_are_left_out(session):
         "1 units left out: presence_ratio is below 0.95 or unknown",
         "1 units left out: isi_violations is above 0.5 or unknown",
         f"{REPEATS} presentations grey left out",
+        "run_pval_ns is unknown for 3 of 3 units: fewer than 2 running or 2 stationary presentations of the image "
+        "they prefer, or none varies",
     )
     everyone = read_neuropixels(path, quality=UnitQuality(None, None, None, None))
     assert len(everyone.neurons) == len(UNITS) - 1  # but the one without an area

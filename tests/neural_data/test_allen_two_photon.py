@@ -41,10 +41,16 @@ def changed(files, tmp_path):
     return make
 
 
+def images_shown(parts):
+    """The presentations of images, without those of grey."""
+    shown = parts.presentations["natural_scenes"]
+    return shown[shown["frame"] >= 0]
+
+
 def allen_sweeps(parts, fluorescence):
     """natural_scenes.py of the AllenSDK, word by word: one presentation and one cell after the other, grey left out."""
     means = []
-    for start in parts.presentations["natural_scenes"]["start"][parts.presentations["natural_scenes"]["frame"] >= 0]:
+    for start in images_shown(parts)["start"]:
         for trace in fluorescence:
             response = trace[start - 4 * SWEEP : start + 2 * SWEEP]
             response = 100 * ((response / np.mean(response[: 4 * SWEEP])) - 1)
@@ -57,7 +63,7 @@ def test_sweep_responses_are_the_allen_ones(session):
     recording = read_two_photon(path)
     corrected = parts.demixed.astype(float) - parts.r[:, None] * parts.neuropil
     np.testing.assert_allclose(recording.responses, allen_sweeps(parts, corrected), rtol=1e-5, atol=1e-5)
-    frames = parts.presentations["natural_scenes"]["frame"][parts.presentations["natural_scenes"]["frame"] >= 0]
+    frames = images_shown(parts)["frame"]
     assert recording.trials["stimulus"].tolist() == frames.tolist()
     assert recording.animals == ["495726109"]
     assert recording.neurons["neuron_id"].tolist() == [str(cell) for cell in parts.cells]
@@ -84,7 +90,7 @@ def test_windows_that_are_named(session, tmp_path, signal):
     further = {"events": tmp_path / "events.npz"} if signal == "events" and kind == "NWB 1" else {}
     recording = read_two_photon(path, signal=signal, window_ms=(100, 400), **further)
     traces = getattr(parts, signal)
-    starts = parts.presentations["natural_scenes"]["start"][parts.presentations["natural_scenes"]["frame"] >= 0]
+    starts = images_shown(parts)["start"]
     for trial, onset in enumerate(parts.times[starts]):
         inside = (parts.times >= onset + 0.1) & (parts.times < onset + 0.4)
         np.testing.assert_allclose(recording.responses[trial], traces[:, inside].mean(axis=1), rtol=1e-5, atol=1e-7)
@@ -94,9 +100,7 @@ def test_windows_that_are_named(session, tmp_path, signal):
 def test_samples_one_by_one(session):
     parts, path, _ = session
     recording = read_two_photon(path, signal="dff", resolved=True)
-    starts = parts.presentations["natural_scenes"]["start"][
-        parts.presentations["natural_scenes"]["frame"] >= 0
-    ].to_numpy()
+    starts = images_shown(parts)["start"].to_numpy()
     expected = parts.dff[:, starts[:, None] + np.arange(2 * SWEEP)].transpose(1, 0, 2)
     np.testing.assert_array_equal(recording.responses, expected)
     assert recording.sampling_rate_hz == pytest.approx(30.1, rel=0.01)
@@ -137,9 +141,7 @@ def test_behaviour(session):
     parts, path, _ = session
     recording = read_two_photon(path)
     assert recording.behavior_names == ("running_speed_cm_s", "pupil_size_px")
-    starts = parts.presentations["natural_scenes"]["start"][
-        parts.presentations["natural_scenes"]["frame"] >= 0
-    ].to_numpy()
+    starts = images_shown(parts)["start"].to_numpy()
     inside = starts[:, None] + np.arange(2 * SWEEP)
     np.testing.assert_allclose(recording.behavior[:, 0], parts.running[inside].mean(axis=1), rtol=1e-5)
     np.testing.assert_allclose(recording.behavior[:, 1], parts.pupil[inside].mean(axis=1), rtol=1e-5)

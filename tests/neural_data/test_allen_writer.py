@@ -99,7 +99,7 @@ def test_what_a_session_cannot_hold(simulated, written, tmp_path):
     refused("responses are no spike counts", responses=simulated.responses - 1)
     holes = simulated.responses.copy()
     holes[0, 0] = np.nan
-    refused("part of the neurons lack a response to a trial", responses=holes)
+    refused("part of the neurons lack a response to trial 0", responses=holes)
     animal = ["a", *simulated.neurons["animal"][1:]]
     refused("has 2 animals, a session has one", neurons=simulated.neurons.assign(animal=animal))
     refused("a neuron has no area", neurons=simulated.neurons.assign(area=""))
