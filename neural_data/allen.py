@@ -4,6 +4,7 @@ Comes in: a session's `.nwb` file, Neuropixels or two-photon; several of them; o
 `allen_packaged.convert_packaged` makes of mouse-vision's packaged `.pkl`. Goes out: a `Recording`.
 """
 
+import dataclasses
 import inspect
 from collections.abc import Sequence
 from pathlib import Path
@@ -51,20 +52,25 @@ def read_nwb(path: str | Path, stimulus: str | None = None, **options: Any) -> R
             raise ValueError(
                 f"{path}: holds neither units/spike_times (Neuropixels) nor {PIPELINE} or {OPHYS} (two-photon)"
             )
-        stimulus = stimulus or _first_stimulus(file)
+        chosen, others = (stimulus, []) if stimulus else _first_stimulus(file)
     known = [name for name in inspect.signature(read).parameters if name not in ("path", "stimulus")]
     unknown = sorted(set(options) - set(known))
     if unknown:
         raise ValueError(f"{path}: {read.__name__} has no option {unknown[0]!r}; options are {', '.join(known)}")
-    return read(path, stimulus, **options)
+    recording = read(path, chosen, **options)
+    if not others:
+        return recording
+    named = ", ".join(others[:3]) + (", ..." if len(others) > 3 else "")
+    note = f"{chosen} was read; the session shows {len(others)} more movies: {named}"
+    return dataclasses.replace(recording, notes=(*recording.notes, note))
 
 
-def _first_stimulus(file: h5py.File) -> str:
-    """Natural scenes, if the session shows them or no movie, else its first movie."""
+def _first_stimulus(file: h5py.File) -> tuple[str, list[str]]:
+    """Natural scenes, if the session shows them or no movie, else its first movie, and the other movies."""
     intervals = [name.removesuffix("_presentations") for name in file.get(INTERVALS, ())]
     shown = {*intervals, *(name.removesuffix("_stimulus") for name in file.get("stimulus/presentation", ()))}
     movies = sorted((name for name in shown if is_movie(name)), key=movie_order)
-    return "natural_scenes" if "natural_scenes" in shown or not movies else movies[0]
+    return ("natural_scenes", []) if "natural_scenes" in shown or not movies else (movies[0], movies[1:])
 
 
 def read_sessions(

@@ -99,8 +99,7 @@ def _content(
 
 def _samples(schedule: Schedule, rate_hz: float, length: int) -> pd.DataFrame:
     """`frame`, `start` and `stop` in samples of the microscope of each presentation."""
-    # A little more than rounding, so that the frames of a movie that begins between two samples stay in a row.
-    start = np.floor(schedule.shown["start_time"].to_numpy() * rate_hz + 0.5 + 1e-6).astype(np.int64)
+    start = np.floor(schedule.shown["start_time"].to_numpy() * rate_hz + 0.5).astype(np.int64)
     return pd.DataFrame({"frame": schedule.shown["frame"].astype(np.int64), "start": start, "stop": start + length})
 
 

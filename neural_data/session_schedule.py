@@ -72,7 +72,8 @@ def _movies(recording: Recording) -> Schedule:
     movies = movie_lengths(trials)
     facts = pd.DataFrame([(row, name, n) for name, (row, n) in movies.items()], columns=["stimulus", "name", "frames"])
     of_trial = facts.set_index("stimulus").loc[trials["stimulus"]].reset_index()
-    onset_s = SPONTANEOUS_S + _onsets_s(trials, rate_hz)
+    # A monitor shows a new frame at its own ticks.
+    onset_s = np.floor((SPONTANEOUS_S + _onsets_s(trials, rate_hz)) * rate_hz + 0.5) / rate_hz
     in_time = np.argsort(onset_s, kind="stable")
     frames = of_trial["frames"].to_numpy()[in_time]
     trial = np.repeat(in_time, frames)

@@ -5,6 +5,7 @@ Comes in: `TwoPhotonContent`, the traces of cells and what was shown at which sa
 with pynwb, as DANDI 000728 was converted from it.
 """
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -83,7 +84,10 @@ def write_nwb_2(path: str | Path, content: TwoPhotonContent, grey: int = LARGEST
         session_start_time=datetime(2016, 2, 1, tzinfo=UTC),
         subject=Subject(subject_id=content.animal, species="Mus musculus", age="P100D", sex="U"),
     )
-    _add_traces(file, content)
+    with warnings.catch_warnings():
+        # Traces belong to cells of a table that is in the file, but are not yet in it themselves.
+        warnings.filterwarnings("ignore", "The linked table for DynamicTableRegion")
+        _add_traces(file, content)
     _add_behavior(file, content)
     _add_stimuli(file, content, grey)
     return save_nwb(file, path)

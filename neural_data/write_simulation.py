@@ -3,7 +3,7 @@
 Comes in: a `SimulationConfig`; `format` names the layout, `out` the folder. Goes out: the folder,
 
     out/                      images in the layout of `arrays.py`: all animals together, the truth as `truth_*` in it
-    out/<package>.pkl         images as mouse-vision's packaged file of all animals, the truth in out/truth/
+    out/<package>.pkl         images as mouse-vision's packaged file of all animals, the truth in out/truth/simulated/
     out/<animal>[_<area>][.nwb]     all other: a folder or file for each animal, named as those of its source are; of
                               two-photon one for each area of each animal
     out/truth/<animal>[_<area>]/    its truth; see `write_truth`. With movies of a session: `movies.csv`, which row of
@@ -194,9 +194,10 @@ def _write_package(config: SimulationConfig, folder: Path) -> Path:
     p = np.concatenate([_running_p(alone) for alone, _ in single_animals(config, recording, truth)])
     recording = dataclasses.replace(recording, neurons=recording.neurons.assign(**{NEUROPIXELS_COLUMN: p}))
     with whole_folder(folder) as unfinished:
-        (unfinished / "truth").mkdir()
+        of_truth = unfinished / "truth" / recording.name
+        of_truth.mkdir(parents=True)
         write_packaged(in_bins(recording, stream(config.seed, "spikes")), unfinished / PACKAGE_NAME)
-        write_truth(truth, unfinished / "truth")
+        write_truth(truth, of_truth)
     return folder
 
 
