@@ -119,6 +119,7 @@ MOVIES = VideoConfig(
     test_clips=1,
     repeats=4,
     missing_repeats=1,
+    features=3,
     classes=["noise"],
     behavior_gain=0.0,
     gaze_shift=0.0,
