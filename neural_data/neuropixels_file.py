@@ -102,40 +102,56 @@ def _add_presentations(file: Any, session: NeuropixelsSession) -> None:
 
 def _intervals(stimulus: str, table: pd.DataFrame) -> Any:
     """A table of intervals, made of whole columns: row by row a movie of 36,000 frames would take minutes."""
-    from hdmf.common import VectorData, VectorIndex
     from pynwb.epoch import TimeIntervals
 
     table = table.assign(stimulus_name=stimulus)
-    tags = VectorData(name="tags", description="tags of the interval", data=["stimulus_time_interval"] * len(table))
-    ends = VectorIndex(name="tags_index", target=tags, data=np.arange(1, len(table) + 1))
-    columns = [VectorData(name=name, description="No description", data=table[name].tolist()) for name in table]
+    tags = ["stimulus_time_interval"] * len(table)
     return TimeIntervals(
         name=f"{stimulus}_presentations",
         description=f"Presentation times and stimuli details for '{stimulus}' stimuli",
-        columns=[*columns, ends, tags],
+        columns=[*_columns(table), *_lists("tags", tags, np.arange(1, len(table) + 1))],
         colnames=[*table.columns, "tags"],
     )
 
 
+def _columns(table: pd.DataFrame) -> list[Any]:
+    from hdmf.common import VectorData
+
+    return [VectorData(name=name, description="No description", data=table[name].tolist()) for name in table]
+
+
+def _lists(name: str, flat: Any, ends: np.ndarray) -> list[Any]:
+    """A column of lists: where each ends, and all of them one after the other."""
+    from hdmf.common import VectorData, VectorIndex
+
+    values = VectorData(name=name, description="No description", data=flat)
+    return [VectorIndex(name=f"{name}_index", target=values, data=ends), values]
+
+
 def _add_units(file: Any, units: pd.DataFrame, trains: Sequence[np.ndarray]) -> None:
-    """One electrode per unit."""
+    """One electrode per unit; the table of units in whole columns, as all spikes of a session are many."""
+    from pynwb.misc import Units
+
     for column in ("probe_vertical_position", "probe_horizontal_position", "probe_id", "local_index", "valid_data"):
         file.add_electrode_column(column, f"{column} of the channel")
-    metrics = [name for name in units if name not in PLACE]
-    for column in (*metrics, "peak_channel_id", "cluster_id", "local_index"):
-        file.add_unit_column(column, f"{column} of the unit")
     probes = {name: _add_probe(file, name) for name in units["probe"].unique()}
-    for row, (unit, train) in enumerate(zip(units.to_dict("records"), trains, strict=True)):
+    for row, unit in enumerate(units.to_dict("records")):
         file.add_electrode(
             id=FIRST_CHANNEL + row, x=unit["x_um"], y=unit["y_um"], z=unit["z_um"], imp=np.nan, location=unit["area"],
             filtering="AP band: 500 Hz high-pass", group=probes[unit["probe"]], probe_vertical_position=20 * row,
             probe_horizontal_position=43, probe_id=list(probes).index(unit["probe"]), local_index=row,
             valid_data=bool(unit["valid_data"]),
         )  # fmt: skip
-        file.add_unit(
-            id=int(unit["unit_id"]), spike_times=train, peak_channel_id=FIRST_CHANNEL + row, cluster_id=row,
-            local_index=row, **{name: unit[name] for name in metrics},
-        )  # fmt: skip
+    at = np.arange(len(units))
+    table = units.drop(columns=list(PLACE)).assign(peak_channel_id=FIRST_CHANNEL + at, cluster_id=at, local_index=at)
+    spikes = _lists("spike_times", np.concatenate(trains), np.cumsum([len(train) for train in trains]))
+    file.units = Units(
+        name="units",
+        description="Units of all probes",
+        id=units["unit_id"].to_numpy(np.int64),
+        columns=[*_columns(table), *spikes],
+        colnames=[*table.columns, "spike_times"],
+    )
 
 
 def _add_probe(file: Any, name: str) -> Any:
