@@ -19,12 +19,12 @@ import pandas as pd
 
 from neural_data.allen_packaged import REPEATS, STIMULI, TIME, UNITS
 from neural_data.allen_writer import unit_ids
-from neural_data.neuropixels_file import require_absent
 from neural_data.pickle_writer import Call, pickle_parts, streamed_array
 from neural_data.pickled_xarray_writer import data_array
 from neural_data.recording import Recording
 from neural_data.reliability import split_half
 from neural_data.tables import NEURON_COLUMNS
+from neural_data.whole_file import require_absent, whole_file
 
 BINS, BIN_MS = 25, 10.0
 HALVINGS = 900  # as in mouse-vision
@@ -40,19 +40,13 @@ def write_packaged(recording: Recording, path: str | Path, halvings: int = HALVI
     exists, or for stimuli that are not grey images.
     """
     path = Path(path)
-    require_absent(path)
+    require_absent(path)  # before the halvings, which take long
     if recording.video or len(recording.stimuli.shape) != 3:
         raise ValueError(f"{recording.name}: stimuli have shape {recording.stimuli.shape}, expected grey images")
     package = {"stimuli": np.asarray(recording.stimuli[:]), "neural_data": _neural_data(recording, halvings)}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".unfinished.{path.name}")
-    try:
-        with unfinished.open("wb") as file:
-            for part in pickle_parts(package):
-                file.write(part)
-        return unfinished.rename(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with whole_file(path) as unfinished, unfinished.open("wb") as file:
+        file.writelines(pickle_parts(package))
+    return path
 
 
 def in_bins(recording: Recording, rng: np.random.Generator) -> Recording:

@@ -195,6 +195,10 @@ def _add_run_p(
     if "running_speed_cm_s" not in names:
         return []
     speed = behavior[:, names.index("running_speed_cm_s"), 0]
+    layout = session.layout
+    for places in (layout.fluorescence, layout.neuropil, layout.contamination):
+        if responses is None and nwb_tables.first_there(session.file, places) is None:
+            return [f"{TWO_PHOTON_COLUMN} is unknown: {places[0]} is not in the file"]
     if responses is None:
         responses = _responses(session, "sweep", starts, stops, (start - SWEEPS_BEFORE * sweep, start), None)
     column = TWO_PHOTON_COLUMN

@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from neural_data.neuropixels_file import NeuropixelsSession, require_absent, write_neuropixels_session
+from neural_data.neuropixels_file import NeuropixelsSession, write_neuropixels_session
 from neural_data.recording import Recording
 from neural_data.session_behavior import SessionBehavior, session_behavior
 from neural_data.session_schedule import PRESENTED_S, Schedule, schedule_of
+from neural_data.whole_file import require_absent
 
 CAMERA_HZ = 60.0
 GOOD = {"quality": "good", "amplitude_cutoff": 0.01, "presence_ratio": 0.99, "isi_violations": 0.05}

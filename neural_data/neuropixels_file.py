@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from neural_data.whole_file import whole_file
+
 PLACE = ("unit_id", "area", "probe", "valid_data", "x_um", "y_um", "z_um")
 FIRST_CHANNEL = 850_000_000
 MOVIE_HZ = 30.0
@@ -74,20 +76,9 @@ def save_nwb(file: Any, path: str | Path) -> Path:
     from pynwb import NWBHDF5IO
 
     path = Path(path)
-    require_absent(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".unfinished.{path.name}")
-    try:
-        with NWBHDF5IO(str(unfinished), "w") as output:
-            output.write(file)
-        return unfinished.rename(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
-
-
-def require_absent(path: Path) -> None:
-    if path.exists():
-        raise ValueError(f"{path}: exists already; name a new file")
+    with whole_file(path) as unfinished, NWBHDF5IO(str(unfinished), "w") as output:
+        output.write(file)
+    return path
 
 
 def _add_presentations(file: Any, session: NeuropixelsSession) -> None:

@@ -16,8 +16,9 @@ import h5py
 import numpy as np
 import pandas as pd
 
-from neural_data.neuropixels_file import require_absent, save_nwb
+from neural_data.neuropixels_file import save_nwb
 from neural_data.two_photon_session import PIPELINE, PLANE
+from neural_data.whole_file import whole_file
 
 LARGEST = 2**32 - 1  # what -1, grey, is as an unsigned number
 
@@ -55,18 +56,12 @@ def write_nwb_1(path: str | Path, content: TwoPhotonContent, demixed: bool = Tru
     `demixed`: as pipelines from 2.0 on wrote it, else as those before. Raises ValueError where the file exists.
     """
     path = Path(path)
-    require_absent(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".unfinished.{path.name}")
-    try:
-        with h5py.File(unfinished, "w") as file:
-            _write_facts(file, content)
-            _write_traces(file, content, demixed)
-            _write_behavior(file, content, demixed)
-            _write_stimuli(file, content)
-        return unfinished.rename(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with whole_file(path) as unfinished, h5py.File(unfinished, "w") as file:
+        _write_facts(file, content)
+        _write_traces(file, content, demixed)
+        _write_behavior(file, content, demixed)
+        _write_stimuli(file, content)
+    return path
 
 
 def write_nwb_2(path: str | Path, content: TwoPhotonContent, grey: int = LARGEST) -> Path:

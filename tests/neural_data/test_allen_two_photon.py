@@ -148,6 +148,15 @@ def test_behaviour(session):
     np.testing.assert_allclose(recording.pupil_center, parts.gaze[inside].mean(axis=1), rtol=1e-4, atol=1e-6)
 
 
+def test_without_fluorescence(changed):
+    path = changed(delete(f"{PIPELINE}/Fluorescence/imaging_plane_1_neuropil_response/data"))
+    recording = read_two_photon(path, signal="dff")
+    assert "p_run_mod_ns" not in recording.neurons
+    assert recording.notes[-1].startswith("p_run_mod_ns is unknown: processing/brain_observatory_pipeline/Fluorescence")
+    with pytest.raises(ValueError, match="response/data: is not there"):
+        read_two_photon(path)
+
+
 def test_without_behaviour(tmp_path):
     blind = dataclasses.replace(two_photon(), running=None, pupil=None, gaze=None)
     recording = read_two_photon(write_nwb_1(tmp_path / "blind.nwb", blind))
