@@ -79,7 +79,10 @@ def test_words_become_a_typed_config():
     ("words", "line"),
     [
         ([], "say what to do: fetch, list, info, convert"),
-        (["fech", "allen"], "key 'action': 'fech' is not one of fetch, list, info, convert, prepare: did you mean 'fetch'?"),
+        (
+            ["fech", "allen"],
+            "key 'action': 'fech' is not one of fetch, list, info, convert, prepare: did you mean 'fetch'?",
+        ),
         (["fetch"], "fetch: say what, for example"),
         (["fetch", "alen"], "no source 'alen': did you mean 'allen'?"),
         (["fetch", "sensorium2023", "K"], "sensorium2023: nothing is called 'K' (there are A, B, C"),
