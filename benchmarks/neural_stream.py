@@ -122,9 +122,7 @@ def prepare(published: dict[str, Recording], files: int, out: Path) -> dict[str,
 
 def stream(recordings: dict[str, Recording], rows: int, batch: int, workers: int) -> TrialStream:
     of_all = {animal: np.arange(rows) for animal in recordings}
-    fitted = {
-        animal: fit_normalisation("dwiseneuro", recording, np.arange(2)) for animal, recording in recordings.items()
-    }
+    fitted = {animal: fit_normalisation("dwiseneuro", recordings[animal], of_all[animal]) for animal in recordings}
     epoch = 1000 * batch
     return TrialStream(recordings, of_all, fitted, PLAN, "mixed", batch, samples_per_epoch=epoch, workers=workers)
 
