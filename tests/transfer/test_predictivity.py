@@ -305,6 +305,20 @@ def test_similarity_of_all_stimuli_needs_no_train_stimuli(config, tiny_recording
     assert found["neurons"]["score"].notna().any()
 
 
+def test_drawn_units_and_train_scores_stand_in_the_tables(config):
+    config.layers, config.num_source_units, config.source_draws, config.report_train = ["layer4"], 3, 2, True
+    found = tables(predictivity(config))
+    animals = found["predictivity"][found["predictivity"]["model"] == "animals"]
+    assert (animals["features"] == 3).all()
+    for row in found["predictivity"].itertuples():
+        chosen = found["neurons"].query("model == @row.model and layer == @row.layer")
+        chosen = chosen[(chosen["area"] == row.area) | (row.area == "all")]
+        chosen = chosen[(chosen["animal"] == row.animal) | (row.animal == "all")]
+        assert row.fitted == pytest.approx(chosen["fitted_score"].median(), nan_ok=True)
+    pixels = found["neurons"].query("model == 'pixels'")
+    assert pixels["fitted_score"].median() > pixels["score"].median(), "five components are fitted to 15 stimuli"
+
+
 def test_features_on_disk_give_the_same_scores(config, tmp_path):
     config.layers = ["layer1", "layer4"]
     expected = tables(predictivity(config))["neurons"]

@@ -54,9 +54,3 @@ def test_the_published_selection_finds_the_window_and_says_who_is_left_out(in_ti
 def test_a_window_is_two_numbers(in_time, window_ms):
     with pytest.raises(ValueError, match=r"window_ms is .*, expected \[start,end\] in ms with start before end"):
         static_responses(in_time, PredictivityConfig(window_ms=window_ms))
-
-
-def test_videos_are_no_images(in_time):
-    video = dataclasses.replace(in_time, stimuli=np.zeros((300, 10, 8, 8)))
-    with pytest.raises(ValueError, match="psth: stimuli are videos; predictivity scores responses to images"):
-        static_responses(video, PredictivityConfig())
