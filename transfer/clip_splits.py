@@ -7,7 +7,9 @@ milliseconds. A mapping that was fitted to one frame knows the next, and images'
 score memory. So whole clips are drawn, as mouse-vision draws images (`neural_data/splits.py`). Where there are fewer
 than `FEWEST_BLOCKS` clips, each is cut into blocks of equal length, about `block_ms`; whole blocks are drawn, and train
 bins that lie less than `gap_ms` before or after a test bin of the same clip are left out. Layers are chosen
-between blocks within the train stimuli by the same rule.
+between blocks within the train stimuli by the same rule. Penalties of ridge regression and numbers of components are
+chosen by the mappings' own folds, which do not know of clips: test stimuli are not touched by it, but less is
+penalised than would be best.
 """
 
 from dataclasses import dataclass

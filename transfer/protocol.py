@@ -145,13 +145,14 @@ def choice_scores(
 ) -> list[np.ndarray | float]:
     """For each split the scores (neurons,) of train stimuli by a mapping that was fitted to others of them.
 
-    NaN where a split has too few train stimuli.
+    NaN where a split has too few train stimuli, or bins of one block alone.
     """
     part = slice(0, config.choice_halvings)
     halves, of_part = repeats.halves(part), source.of(part)
     found: list[np.ndarray | float] = []
     for train in trains:
-        if len(train) < FEWEST_STIMULI:
+        few_blocks = places is not None and len(np.unique(places.block[train])) < 2
+        if len(train) < FEWEST_STIMULI or few_blocks:
             found.append(np.nan)
             continue
         within = image_splits(len(train), 1) if places is None else places.of(train).splits(1, 0.5)

@@ -118,6 +118,11 @@ def binned_recording(recording: Recording, config: PredictivityConfig) -> Record
     Only trials of the config's tier whose responses were published are read. Raises ValueError where no clip was shown
     twice, where a tier is unknown, and where no trial is as long as a bin.
     """
+    if not recording.dynamic:
+        raise ValueError(
+            f"{recording.name}: responses to videos have shape {tuple(recording.responses.shape)}, without time; "
+            "expected (trials, neurons, time), one sample per frame"
+        )
     timing, frames = bin_timing(recording, config), recording.frames
     shown = chosen_trials(recording, config)
     stimulus = recording.trials["stimulus"].to_numpy()

@@ -19,8 +19,8 @@ def test_whole_clips_are_drawn_as_images_are():
 
 @settings(deadline=None, max_examples=60)
 @given(
-    lengths=st.lists(st.integers(20, 80), min_size=1, max_size=6),
-    block_bins=st.integers(3, 7),
+    lengths=st.lists(st.integers(28, 80), min_size=1, max_size=6),
+    block_bins=st.integers(6, 7),
     gap=st.integers(1, 2),
     first=st.integers(0, 9),
     seed=st.integers(0, 99),

@@ -166,6 +166,12 @@ def test_videos_in_colour_give_pictures_in_colour():
     assert found.stimuli.frames(np.array([3])).shape == (1, 2, 6, 8, 2)
 
 
+def test_responses_without_time_are_refused():
+    static = recording(responses=np.zeros((9, NEURONS)), sampling_rate_hz=None)
+    with pytest.raises(ValueError, match=r"clips: responses to videos have shape \(9, 3\), without time; expected"):
+        binned_recording(static, PredictivityConfig())
+
+
 @pytest.mark.parametrize("keys", [{"bin_ms": 2500.0}, {"latency_ms": 2000.0}, {"skip_ms": 2000.0}])
 def test_clips_that_are_shorter_than_a_bin_are_refused(keys):
     with pytest.raises(ValueError, match=r"clips: no clip was shown twice for longer than a bin of .* frames; found 9"):
