@@ -66,10 +66,11 @@ def checkpoints_of(config: PredictivityConfig) -> list[Trained]:
 def opened(path: str, config: PredictivityConfig) -> Trained:
     """A checkpoint, or, as mouse-vision names it, `untrained_<model>`: its random weights, from the config's seed.
 
-    Where `model` or the name of the file or folder is that of a video core, it is one.
+    Where `model`, or the name of a file, is that of a video core, it is one.
     """
     untrained = path.startswith(UNTRAINED) and not Path(path).exists()
-    name = path.removeprefix(UNTRAINED) if untrained else config.model or Path(path).stem
+    of_file = Path(path).stem if Path(path).is_file() else None
+    name = path.removeprefix(UNTRAINED) if untrained else config.model or of_file
     if is_video_core(name):
         return open_core(name, path, config.seed)
     if path.startswith(UNTRAINED) and not Path(path).exists():

@@ -67,6 +67,8 @@ def scoring(config: PredictivityConfig) -> Scoring:
         raise ValueError("report_train=true with train_fraction=0: there are no train stimuli to score")
     if config.num_source_units and config.interanimal == "none":
         raise ValueError(f"num_source_units={config.num_source_units} are of other animals, found interanimal=none")
+    if not config.num_source_units and config.source_draws != PredictivityConfig.source_draws:
+        raise ValueError(f"source_draws={config.source_draws} are draws of num_source_units, which are not set")
     if config.component_choices and config.mapping != "pls":
         raise ValueError(f"component_choices are for mapping=pls, found mapping={config.mapping}")
     if similar:

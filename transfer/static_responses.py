@@ -16,6 +16,7 @@ from transfer.video_bins import binned_recording
 
 UNSELECTED = "unselected"
 RULES = {"neuropixels": NEUROPIXELS, "two_photon": TWO_PHOTON}
+VIDEO_KEYS = ("bin_ms", "latency_ms", "skip_ms", "block_ms", "gap_ms")
 EVERY_UNIT = SelectionRule(min_reliability=-1, min_run_p=-1, min_median=None, min_units=0)
 
 
@@ -32,6 +33,9 @@ def static_responses(recording: Recording, config: PredictivityConfig) -> tuple[
         if window_ms or config.selection != "none":
             raise ValueError(f"{recording.name}: stimuli are videos, {given} is for images; see bin_ms and latency_ms")
         return binned_recording(recording, config), none
+    changed = [name for name in VIDEO_KEYS if getattr(config, name) != getattr(PredictivityConfig, name)]
+    if changed:
+        raise ValueError(f"{recording.name}: stimuli are images, {changed[0]} is for videos; leave it out")
     options: dict[str, Any] = {}
     rule = RULES.get(config.selection)
     if rule is None:

@@ -115,6 +115,7 @@ def test_features_are_projected_only_where_they_are_more():
     [
         ({"train_fraction": 0}, "train_fraction=0 leaves nothing to fit mapping=pls on; it is for rsa and cka"),
         ({"train_fraction": 0, "mapping": "rsa", "report_train": True}, "report_train=true with train_fraction=0"),
+        ({"source_draws": 5}, "source_draws=5 are draws of num_source_units, which are not set"),
         ({"num_source_units": 5, "interanimal": "none"}, "num_source_units=5 are of other animals, found interanimal"),
         ({"mapping": "ridge", "component_choices": [5]}, "component_choices are for mapping=pls, found mapping=ridge"),
     ],
