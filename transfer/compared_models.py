@@ -28,6 +28,7 @@ from transfer.video_cores import (
     frame_model,
     is_video_core,
     open_core,
+    pretrained_core,
 )
 
 UNTRAINED = "untrained_"
@@ -75,7 +76,8 @@ def opened(path: str, config: PredictivityConfig) -> Trained:
         return open_core(name, path, config.seed)
     if path.startswith(UNTRAINED) and not Path(path).exists():
         return untrained_backbone(path.removeprefix(UNTRAINED), config.seed)
-    return load_trained_backbone(path, config.model)
+    found = load_trained_backbone(path, config.model)
+    return pretrained_core(found) if is_video_core(found.spec.name) else found
 
 
 def compared_models(trained: Sequence[Trained], config: PredictivityConfig) -> Iterator[AnyModel]:
@@ -85,7 +87,7 @@ def compared_models(trained: Sequence[Trained], config: PredictivityConfig) -> I
         raise ValueError(f"layers are of backbones, found {config.layers}; a video core has one, its output")
     for label, item in zip(labels(trained), trained, strict=True):
         if isinstance(item, TrainedCore):
-            yield core_model(label, item.core.to(device), item.info, item)
+            yield core_model(label, item.core.to(device), item)
         else:
             yield network(label, item.backbone.to(device), item.spec, config, item)
     if config.baselines:
@@ -98,15 +100,17 @@ def random_networks(trained: Sequence[Trained], config: PredictivityConfig, devi
     found: dict[Any, Trained] = {}
     for item in trained:
         if not str(item.path).startswith(UNTRAINED):
-            core = isinstance(item, TrainedCore)
-            found.setdefault(item.info.name if core else (item.spec.name, str(sorted(item.spec.args.items()))), item)
+            name, args = (
+                (item.info.name, item.args) if isinstance(item, TrainedCore) else (item.spec.name, item.spec.args)
+            )
+            found.setdefault((name, str(sorted(args.items()))), item)
     for item in found.values():
         torch.manual_seed(config.seed)
         core = isinstance(item, TrainedCore)
         name = item.info.name if core else item.spec.name
         label = RANDOM if len(found) == 1 else f"{RANDOM} {name}"
         if core:
-            yield core_model(label, item.info.build().eval().to(device), item.info, None)
+            yield core_model(label, item.untrained().to(device), item)
         else:
             yield network(label, create_model(name, **item.spec.args).to(device), item.spec, config, None)
 
@@ -115,8 +119,8 @@ def baselines(trained: Sequence[Trained], device: torch.device) -> Iterator[AnyM
     """Gabor energies and pixels of each input that a checkpoint sees; cores share theirs where backbones are there."""
     backbones = [item for item in trained if isinstance(item, TrainedBackbone)]
     if not backbones:
-        yield frame_model(GABOR, GABOR, trained[0].info, lambda images: gabor_energy(images.to(device)))
-        yield frame_model(PIXELS, PIXELS, trained[0].info, lambda images: images.flatten(1))
+        yield frame_model(GABOR, GABOR, trained[0], lambda images: gabor_energy(images.to(device)))
+        yield frame_model(PIXELS, PIXELS, trained[0], lambda images: images.flatten(1))
     inputs = {view_of(item.spec): item.spec for item in reversed(backbones)}
     for (side, *_), spec in reversed(inputs.items()):
         suffix = f" {side}" if len(inputs) > 1 else ""

@@ -48,7 +48,7 @@ def known() -> tuple[Recording, VideoTruth]:
 
 
 def video_model(in_time) -> VideoModel:
-    return VideoModel("m", ("core",), (24, 32), in_time, grey_levels=True)
+    return VideoModel("m", ("core",), (24, 32), in_time, moments=(0.0, 1.0))
 
 
 def scores_of(model: VideoModel, recording: Recording, tmp_path, **keys: object) -> tuple[pd.Series, pd.DataFrame]:

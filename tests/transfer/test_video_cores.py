@@ -1,18 +1,29 @@
 """Video cores as models: features of every frame of a clip, in step with it."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from pretrain.checkpoint import BackboneSpec, save_checkpoint
 from pretrain.models.cores import CORES
 from pretrain.models.factorized3d import Factorized3d
 from tests.transfer.test_video_bins import recording
 from transfer.compared_models import checkpoints_of, compared_models, stimulus_features
 from transfer.config import PredictivityConfig
 from transfer.video_bins import binned_recording
-from transfer.video_cores import core_in_time, core_model, grey_of, lost_frames, pixel_moments, prepared, run_core
+from transfer.video_cores import (
+    TrainedCore,
+    VideoModel,
+    core_in_time,
+    core_model,
+    grey_of,
+    pixel_moments,
+    prepared,
+    run_core,
+)
 
 INFO = CORES["factorized3d"]
 CPU = {"accelerator": "cpu"}
@@ -25,10 +36,14 @@ def core() -> Factorized3d:
     return Factorized3d(channels=(4, 6), spatial_kernels=(5, 3), temporal_kernels=(3, 3)).eval()
 
 
+def model_of(core: torch.nn.Module, name: str = "factorized3d") -> VideoModel:
+    return core_model("m", core, TrainedCore(core, CORES[name], Path("m")))
+
+
 def test_features_are_in_step_with_the_frames_and_the_first_frame_stands_still_before(core):
     video = torch.randn(1, 1, 20, 36, 64)
-    assert lost_frames(core, INFO, 1) == 4
     found = core_in_time(core, video, 4, 1)
+    torch.testing.assert_close(model_of(core).in_time(video), found)
     assert found.shape == (20, 6 * 30 * 58)
     torch.testing.assert_close(found[4:], run_core(core, video)[0].transpose(0, 1).flatten(1), rtol=1e-4, atol=1e-5)
     still = torch.cat([video[:, :, :1].expand(-1, -1, 4, -1, -1), video[:, :, :3]], 2)
@@ -57,7 +72,7 @@ def test_frames_that_are_made_of_two_count_for_both(frames):
 def test_features_of_bins_are_means_over_frames_of_whole_clips(core, tmp_path):
     clips = binned_recording(recording(), PredictivityConfig(bin_ms=200.0)).stimuli
     rows = np.array([2, 3, 9, 14, 29])
-    model = core_model("m", core, INFO, None)
+    model = model_of(core)
     for memory_gb in (1.0, 0.0):
         config = PredictivityConfig(memory_gb=memory_gb, **CPU)
         found = stimulus_features(model, clips, rows, model.layers, tmp_path / "store", config)["core"]
@@ -80,7 +95,7 @@ VIDEO_CORES = [
 
 @pytest.mark.parametrize("name", VIDEO_CORES)
 def test_every_video_core_gives_as_many_frames_as_it_sees(name):
-    model = core_model("m", CORES[name].build().eval(), CORES[name], None)
+    model = model_of(CORES[name].build().eval(), name)
     assert len(model.in_time(torch.randn(1, 1, 9, *model.size))) == 9
 
 
@@ -108,7 +123,7 @@ def test_a_core_is_named_by_its_name_or_its_file(tmp_path):
 
 
 def test_images_are_no_videos(core, tmp_path):
-    model = core_model("m", core, INFO, None)
+    model = model_of(core)
     with pytest.raises(ValueError, match="m takes videos, and the recording's stimuli are images; choose a backbone"):
         stimulus_features(model, np.zeros((5, 8, 8)), np.arange(5), ["core"], tmp_path, PredictivityConfig(**CPU))
 
@@ -118,3 +133,27 @@ def test_colour_becomes_grey():
     np.testing.assert_allclose(grey_of(frames), frames @ [0.299, 0.587, 0.114], rtol=1e-6)
     np.testing.assert_allclose(grey_of(frames[..., :2]), frames[..., :2].mean(-1), rtol=1e-6)
     assert prepared(frames, (8, 10)).shape == (3, 8, 10)
+
+
+def test_a_core_that_was_pretrained_on_clips_is_scored_as_it_was_pretrained(tmp_path):
+    create_backbone = pytest.importorskip("pretrain.core_backbone").create_backbone
+    args = {"channels": (4, 6), "spatial_kernels": (5, 3), "temporal_kernels": (3, 3)}
+    torch.manual_seed(2)
+    backbone = create_backbone("factorized3d", **args)
+    spec = BackboneSpec("factorized3d", args, 64, [0.4] * 3, [0.2] * 3)
+    state = {"epoch": 3, "model": dataclasses.asdict(spec), "backbone": backbone.state_dict(), "average": None}
+    (tmp_path / "run").mkdir()
+    save_checkpoint(tmp_path / "run" / "checkpoints", 7, state, keep=1)
+    config = PredictivityConfig(checkpoint=str(tmp_path / "run"), **CPU)
+    (opened,) = checkpoints_of(config)
+    assert (opened.epoch, opened.step, opened.size) == (3, 7, (36, 64))
+    assert opened.moments == pytest.approx((102, 51))
+    models = list(compared_models([opened], config))
+    assert [model.label for model in models] == ["trained", "random", "gabor", "pixels"]
+    video = torch.randn(1, 1, 9, 36, 64)
+    torch.testing.assert_close(models[0].in_time(video), core_in_time(backbone.core.eval(), video, 4, 1))
+    assert models[1].in_time(video).shape == models[0].in_time(video).shape
+    clips = binned_recording(recording(), PredictivityConfig(bin_ms=200.0)).stimuli
+    pixels = stimulus_features(models[3], clips, np.arange(2), ["pixels"], tmp_path / "store", config)["pixels"]
+    expected = (prepared(np.asarray(clips.videos[0, :8]), (36, 64)) - 102) / 51
+    np.testing.assert_allclose(pixels, expected.unflatten(0, (2, 4)).mean(1).flatten(1), rtol=1e-4, atol=1e-4)
