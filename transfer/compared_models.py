@@ -97,22 +97,23 @@ def compared_models(trained: Sequence[Trained], config: PredictivityConfig) -> I
 
 def random_networks(trained: Sequence[Trained], config: PredictivityConfig, device: torch.device) -> Iterator[AnyModel]:
     """The networks of the checkpoints with random weights, without those that are random anyway."""
-    found: dict[Any, Trained] = {}
+    found: dict[tuple[str, str], Trained] = {}
     for item in trained:
         if not str(item.path).startswith(UNTRAINED):
-            name, args = (
-                (item.info.name, item.args) if isinstance(item, TrainedCore) else (item.spec.name, item.spec.args)
-            )
+            name, args = built_by(item)
             found.setdefault((name, str(sorted(args.items()))), item)
-    for item in found.values():
+    for (name, _), item in found.items():
         torch.manual_seed(config.seed)
-        core = isinstance(item, TrainedCore)
-        name = item.info.name if core else item.spec.name
         label = RANDOM if len(found) == 1 else f"{RANDOM} {name}"
-        if core:
+        if isinstance(item, TrainedCore):
             yield core_model(label, item.untrained().to(device), item)
         else:
             yield network(label, create_model(name, **item.spec.args).to(device), item.spec, config, None)
+
+
+def built_by(item: Trained) -> tuple[str, dict[str, Any]]:
+    """The name of a network, and the arguments of its constructor."""
+    return (item.info.name, item.args) if isinstance(item, TrainedCore) else (item.spec.name, item.spec.args)
 
 
 def baselines(trained: Sequence[Trained], device: torch.device) -> Iterator[AnyModel]:

@@ -1,13 +1,14 @@
 """Video cores as models that are compared: features in time, of whole clips.
 
-Comes in: a core (`pretrain/models/cores.py`) with random, pretrained or published weights, and clips. Goes out: features (frames, features) of every frame, of which the mean over a bin is what neurons are predicted from.
+Comes in: a core (`pretrain/models/cores.py`) with random, pretrained or published weights, and clips. Goes out:
+features (frames, features) of every frame, of which the mean over a bin is what neurons are predicted from.
 
 A core sees what came before a frame, so that its features are computed of whole clips and not of single frames. Before
 a clip its first frame stands still: that gives features of the first frames to cores that need some frames before each.
-Frames are grey and resized to the core's input. A core that was pretrained on clips sees them standardised as there;
-of the others DwiseNeuro sees grey levels from 0 to 255, and the rest standardised ones, with one mean and standard
-deviation for all that is scored. What the animal does is no property of a stimulus: cores that take behaviour and gaze see zeros,
-which is their mean where they are standardised.
+Frames are grey and resized to the core's input. A core that was pretrained on clips sees them standardised as there; of
+the others DwiseNeuro sees grey levels from 0 to 255, and the rest standardised ones, with one mean and standard
+deviation for all that is scored. What the animal does is no property of a stimulus: cores that take behaviour and gaze
+see zeros, which is their mean where they are standardised.
 """
 
 import math
@@ -27,10 +28,8 @@ from transfer.video_bins import BinnedClips
 
 CORE = "core"
 BEHAVIOR, GAZE = 2, 2  # pupil dilation and running speed; the two coordinates of gaze
-GREY_LEVELS = {
-    "dwiseneuro": (0.0, 1.0),
-    "dwiseneuro_distillation": (0.0, 1.0),
-}  # mean and standard deviation that count
+# Mean and standard deviation of cores that were published with grey levels as they are.
+GREY_LEVELS = {"dwiseneuro": (0.0, 1.0), "dwiseneuro_distillation": (0.0, 1.0)}
 FRAMES_EACH = {"dynamic_vfm": 2}  # frames that one frame of the output is made of; 1 of all others
 PROBE_FRAMES = 32  # the longest memory is ViV1T's, 24 frames
 GREY_WEIGHTS = (0.299, 0.587, 0.114)  # ITU-R BT.601, of RGB
