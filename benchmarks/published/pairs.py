@@ -15,16 +15,17 @@ from torch import Tensor, nn
 from pretrain.models.cores import CORES
 from pretrain.published_neuralpredictors import from_published as from_neuralpredictors
 from pretrain.published_v1t import core_from_published
-from published.dwiseneuro import NEURONS, PlainDwiseNeuro
-from published.dynamic_vfm import PlainDynamicVFM
-from published.factorized3d import published_factorized3d
-from published.gru_baseline import published_gru_rotation_equivariant
-from published.v1t import published_v1t
-from published.viv1t import published_viv1t, published_viv1t_closed_loop
 from transfer.encoder import Encoder
 from transfer.grouped_linear_readout import GroupedLinearReadout
 from transfer.hierarchical_gaussian import HierarchicalGaussianReadout
 from transfer.shifters import MLPShifter
+
+from .dwiseneuro import NEURONS, PlainDwiseNeuro
+from .dynamic_vfm import PlainDynamicVFM
+from .factorized3d import published_factorized3d
+from .gru_baseline import published_gru_rotation_equivariant
+from .v1t import published_v1t
+from .viv1t import published_viv1t, published_viv1t_closed_loop
 
 # So much is added to all weights: biases of zero and features that are all alike would hide differences.
 PERTURBATION = 0.02
