@@ -82,10 +82,17 @@ def dropped_attention(queries: Tensor, shared: Tensor, seen: Tensor | None, drop
         drop: the probability that a weight is dropped; 0 in evaluation.
         scale: what scores are multiplied by.
     """
-    heads = queries.shape[1]
-    if not drop or queries.device.type != "cpu":
-        expanded = shared[:, None].expand(-1, heads, -1, -1)
-        return F.scaled_dot_product_attention(queries, expanded, expanded, seen, drop, scale=scale)
+    if drop and queries.device.type == "cpu":
+        return dropped_attention_in_pieces(queries, shared, seen, drop, scale)
+    expanded = shared[:, None].expand(-1, queries.shape[1], -1, -1)
+    return F.scaled_dot_product_attention(queries, expanded, expanded, seen, drop, scale=scale)
+
+
+def dropped_attention_in_pieces(
+    queries: Tensor, shared: Tensor, seen: Tensor | None, drop: float, scale: float
+) -> Tensor:
+    """`dropped_attention` a few tokens after the others, of which masks alone are kept."""
+    batch, heads, tokens, _ = queries.shape
 
     def attended(rows: Tensor, shared: Tensor, seen: Tensor | None, mask: Tensor) -> Tensor:
         scores = rows @ shared.mT
@@ -93,22 +100,19 @@ def dropped_attention(queries: Tensor, shared: Tensor, seen: Tensor | None, drop
             scores = scores.masked_fill(~seen.repeat_interleave(heads, 0), -torch.inf)
         return (scores.softmax(-1) * as_factors(mask, scores)) @ shared
 
-    tokens = shared.shape[1]
-    at_once = max(1, CPU_WEIGHTS // (len(queries) * heads * tokens))
+    at_once = max(1, CPU_WEIGHTS // (batch * heads * tokens))
     # All heads of a token are rows of one product, since they meet the same keys.
-    by_token = (queries * scale).transpose(1, 2).split(at_once, 1)
+    pieces = [piece.flatten(1, 2) for piece in (queries * scale).transpose(1, 2).split(at_once, 1)]
+    seen_by = [None] * len(pieces) if seen is None else seen.split(at_once)
     found = []
-    for number, piece in enumerate(by_token):
-        rows = piece.flatten(1, 2)
-        mask, kept = keep_mask(torch.Size((*rows.shape[:2], tokens)), 1 - drop, rows.device)
-        of_piece = None if seen is None else seen[number * at_once : number * at_once + piece.shape[1]]
+    for rows, of_piece in zip(pieces, seen_by, strict=True):
+        mask, kept = keep_mask(torch.Size((batch, rows.shape[1], tokens)), 1 - drop, rows.device)
         inputs = rows, shared, of_piece, mask
         if torch.is_grad_enabled():
-            out = checkpoint(attended, *inputs, use_reentrant=False, preserve_rng_state=False)
+            found.append(checkpoint(attended, *inputs, use_reentrant=False, preserve_rng_state=False))
         else:
-            out = attended(*inputs)
-        found.append(out.unflatten(1, (-1, heads)))
-    return torch.cat(found, 1).transpose(1, 2) / kept
+            found.append(attended(*inputs))
+    return torch.cat(found, 1).unflatten(1, (tokens, heads)).transpose(1, 2) / kept
 
 
 def add_branch(tokens: Tensor, inputs: Tensor, branch: Callable[[Tensor], Tensor], drop: float = 0.0) -> Tensor:
