@@ -32,8 +32,8 @@ TRIES = 4  # of backbones, whose units are rectified
 NOTHING = "-"
 HEADER = """# Models
 
-Every backbone and every core of an encoding model. `murine models table=docs/models.md` writes this file (a quarter of
-an hour on two cores); `murine models [pattern]` prints names, sizes and layers.
+Every backbone and every core of an encoding model. `murine models table=docs/models.md` writes this file in some
+minutes; `murine models [pattern]` prints names, sizes and layers.
 
 Input is the published one: channels x pixels, or channels x frames x height x width. Multiply-adds are those of one
 such input. What a model sees is what one place in the middle of its output depends on, rows x columns of pixels, and
