@@ -9,9 +9,10 @@ rounds that alternate, and `cpu_time_ratio` is of least processor seconds, which
 Memory is the largest resident size of the process, weights, gradients and libraries included. Much of it is blocks that
 the C library keeps between two uses, so that `tensor_memory_ratio` is of what a step adds in a further process, which
 gives all blocks over 1 MiB back at once. On a GPU both are the largest memory that torch allocated.
-Outputs are compared in evaluation, where nothing is dropped at random; steps are those of training. DwiseNeuro and
-Dynamic-VFM are whole models with the readouts of ten animals: as published, DwiseNeuro computes all of them for every
-clip, and Dynamic-VFM brings every level of its readout to all neurons, which ours do not. The others are cores.
+Outputs are compared where batch norm is that of training and nothing is dropped at random; steps are those of training.
+DwiseNeuro and Dynamic-VFM are whole models with the readouts of ten animals: as published, DwiseNeuro computes all of
+them for every clip, and Dynamic-VFM brings every level of its readout to all neurons, which ours do not. The others are
+cores.
 """
 
 import argparse
@@ -27,6 +28,8 @@ from pathlib import Path
 import torch
 from published.pairs import PAIRS, loss_of
 from timing import rounded
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 SIDES = ("ours", "theirs")
 # The closed-loop ViV1T as published needs more than 100 GB at its 300 frames.
@@ -138,7 +141,7 @@ def serve(connection: Connection, name: str, side: str, options: argparse.Namesp
         if asked == "answer":
             with torch.no_grad():
                 # As numbers: tensors would be sent through shared memory, which has little room in a container.
-                connection.send(pair.ask(side, model.eval(), signals)[0].float().cpu().numpy())
+                connection.send(pair.ask(side, without_dropping(model), signals)[0].float().cpu().numpy())
         elif asked == "step":
             model.train().zero_grad()
             started, worked = time.perf_counter(), time.process_time()
@@ -149,6 +152,15 @@ def serve(connection: Connection, name: str, side: str, options: argparse.Namesp
         else:
             peak = peak_mib(device)
             connection.send((peak, peak - before))
+
+
+def without_dropping(model: nn.Module) -> nn.Module:
+    """Evaluation, but for batch norm: fresh running statistics would leave activations at any scale."""
+    model.eval()
+    for module in model.modules():
+        if isinstance(module, _BatchNorm):
+            module.train()
+    return model
 
 
 def resident_mib(device: torch.device) -> float:
