@@ -36,6 +36,9 @@ class ModelsConfig:
 
     pattern: str = setting("*", "names to list, with `*` and `?` as wildcards")
     aliases: bool = setting(False, "list mouse-vision's own names for the networks beside ours")
+    table: str | None = setting(
+        None, "write docs/models.md, or another file, with what each backbone and core costs and sees; takes minutes"
+    )
 
 
 @dataclass
