@@ -67,7 +67,7 @@ class CoreConfig:
 class PartConfig:
     """Readouts, shifters, modulators or output activations, instead of the published encoder's own."""
 
-    name: str | None = setting(None, "by name (default: the model's); none: left out")
+    name: str | None = setting(None, "by name (default: the model's); `without`: left out, of shifters and modulators")
     args: dict[str, Any] = setting({}, "arguments of the constructor, over the model's")
     lr: float | None = setting(None, "learning rate (default: optimizer.lr)", low=0)
     weight_decay: float | None = setting(None, "decay (default: optimizer.weight_decay)", low=0)
@@ -153,8 +153,7 @@ class FitConfig:
     recordings: list[str] = setting([], "several such recordings or folders, one after the other")
     animals: list[str] = setting([], "names of recordings, or of their animals, that are fitted (default: all)")
     trials: TrialsConfig = setting(TrialsConfig, "trials for training and validation")
-    model: str = setting("viv1t", "published encoder whose parts are built")
-    model_args: dict[str, Any] = setting({}, "of the model: for example {infer_mode: 2_4, fusion: adaptive}")
+    model: str | None = setting(None, "published encoder whose parts are built (default: that of `initial`)")
     core: CoreConfig = setting(CoreConfig, "core")
     readout: PartConfig = setting(PartConfig, "readout of each animal")
     shifter: PartConfig = setting(PartConfig, "shifter of each animal")
@@ -163,7 +162,11 @@ class FitConfig:
     initial: str | None = setting(
         None, "run folder of a fit whose core, and parts of the animals that it has, training starts from"
     )
-    normalisation: str = setting("sensorium2023", "normalisation of stimuli, signals and responses, by name")
+    normalisation: str | None = setting(
+        None,
+        "normalisation of stimuli, signals and responses, by name (default: that of `initial`, else sensorium2023 for "
+        "videos and sensorium2022 for images)",
+    )
     window: WindowConfig = setting(WindowConfig, "window of training")
     loss: str = setting("sensorium", "loss with its scaling, by the name of the repository")
     loss_args: dict[str, Any] = setting({}, "arguments of the loss")
