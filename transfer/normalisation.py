@@ -25,10 +25,10 @@ class Normalisation:
     """A fitted normalisation of one animal.
 
     `offset`, `divisor`: by modality, of stimuli float32 (), (height, width[, channels]) or with frames before these, of
-    signals float64 (K, 1) or (K, frames); a modality without them stays as it is. `std_by_space`: float32 standard deviations
-    of raw responses: "per_frame_std" (neurons, frames), "per_neuron_std" (neurons,), as far as they are known; those of
-    `response_space` always are. `frames`: the longest trial that statistics per frame know, None where there are none.
-    `scale`: by which pictures are resized.
+    signals float64 (K, 1) or (K, frames); a modality without them stays as it is. `std_by_space`: float32 standard
+    deviations of raw responses: "per_frame_std" (neurons, frames), "per_neuron_std" (neurons,), as far as they are
+    known; those of `response_space` always are. `frames`: the longest trial that statistics per frame know, None where
+    there are none. `scale`: by which pictures are resized.
     """
 
     name: str
