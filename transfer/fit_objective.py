@@ -77,7 +77,7 @@ class FitObjective(nn.Module):
         """Losses of one part."""
         animals = part["animals"]
         inputs = joined(animals.values())
-        names = [animal for animal, trials in animals.items() for _ in trials["index"]]
+        names = [animal for animal, trials in animals.items() for _ in range(len(trials["index"]))]
         features = self.features(inputs, names)
         if self.distillation:
             animals, part = self.filled(inputs, names, part)
