@@ -2,8 +2,8 @@
 
 What comes in: a `FitConfig` and facts about the animals. What goes out: the spec of the encoder, and the encoder with
 fresh weights, with those of a pretrained backbone as its core, or with those of an earlier fit for the core and for the
-animals that both have. Cutting a backbone at a layer, and what freezing it leaves to learn, follow `TransferLearningCore`
-of neuralpredictors (https://github.com/sinzlab/neuralpredictors): the batch norm behind it learns.
+animals that both have. Cutting a backbone at a layer, and what freezing it leaves to learn, the batch norm behind it,
+follow `TransferLearningCore` of neuralpredictors (https://github.com/sinzlab/neuralpredictors).
 """
 
 from collections.abc import Mapping
@@ -41,9 +41,7 @@ def encoder_spec(config: FitConfig, initial: Fitted | None = None) -> EncoderSpe
         ValueError: no model, an unknown name or argument, or a core.checkpoint without a core.layer.
     """
     if config.model is None and initial is None:
-        raise ValueError(
-            "model is not set; name a published encoder (model=viv1t), a recipe, or initial=<run of a fit>"
-        )
+        raise ValueError("model is not set; name a published encoder (model=viv1t), a recipe, or initial=<run>")
     spec = initial.spec if config.model is None else published_spec(config.model)
     parts = {name: getattr(config, name) for name in ("readout", "shifter", "modulator", "activation")}
     for name, part in parts.items():
@@ -58,9 +56,7 @@ def part_changes(name: str, part: Any) -> dict[str, Any]:
     changes = {f"{name}_arguments": part.args} if part.args else {}
     if part.name == WITHOUT:
         if name not in ("shifter", "modulator") or part.args:
-            raise ValueError(
-                f"{name}.name={WITHOUT}: only a shifter or modulator, without {name}.args, can be left out"
-            )
+            raise ValueError(f"{name}.name={WITHOUT}: only shifters and modulators without {name}.args can be left out")
         return {name: None}
     return changes | ({} if part.name is None else {name: part.name})
 
@@ -82,21 +78,24 @@ def core_of_checkpoint(config: FitConfig) -> dict[str, Any]:
     return {"core": "backbone", "core_arguments": arguments | {"trained": not core.freeze} | core.args}
 
 
-def animal_facts(animal: Animal, normalisation: Normalisation, rows: np.ndarray) -> AnimalFacts:
-    """What an animal's parts are built from, with the mean responses of the first training trials as a model is to
-    give them."""
+def animal_facts(
+    animal: Animal, normalisation: Normalisation | None = None, rows: np.ndarray | None = None
+) -> AnimalFacts:
+    """What an animal's parts are built from; with a normalisation also the mean responses, as a model is to give them,
+    of the first of some trials."""
     recording = animal.recording
+    scale = normalisation.scale if normalisation else 1.0
     colour_axis = 4 if recording.video else 3
     shape = recording.stimuli.shape
     size = shape[2:4] if recording.video else shape[1:3]
     return AnimalFacts(
         neurons=len(recording.neurons),
-        size=tuple(max(1, round(side * normalisation.scale)) for side in size),
+        size=tuple(max(1, round(side * scale)) for side in size),
         channels=shape[colour_axis] if len(shape) > colour_axis else 1,
         behavior_channels=0 if recording.behavior is None else recording.behavior.shape[1],
         pupil_channels=0 if recording.pupil_center is None else 2,
         coordinates=animal.coordinates,
-        mean_responses=mean_responses(recording, normalisation, rows[:MEAN_TRIALS]),
+        mean_responses=mean_responses(recording, normalisation, rows[:MEAN_TRIALS]) if normalisation else None,
     )
 
 
