@@ -56,6 +56,11 @@ def mean_over_parts(values: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     return {name: torch.stack([each[name].detach() for each in values]).mean(0) for name in values[0]}
 
 
+def sum_over_parts(values: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The logged values of a step, each the sum over parts, without graph."""
+    return {name: torch.stack([each[name].detach() for each in values]).sum(0) for name in values[0]}
+
+
 def accumulation_warning(objective: Objective, name: str, parts: int) -> str | None:
     """One line where steps with a batch in parts are not those with the whole batch."""
     if parts == 1:

@@ -1,9 +1,9 @@
 """Which epoch of a run is the best so far, and its checkpoint.
 
 What comes in: what was measured at the end of each epoch. What goes out: `checkpoints/best.pt`, the checkpoint of the
-best epoch. The measure is the held-out accuracy of the objective's own classifier (`top1`), else that of nearest
-neighbours (`knn_accuracy`), the higher the better; without labels the training loss (`mean_loss`), the lower the
-better.
+best epoch. The measure is the single-trial correlation of held-out trials (`single_trial_correlation`), the held-out
+accuracy of the objective's own classifier (`top1`), or that of nearest neighbours (`knn_accuracy`), the higher the
+better; without any of them the training loss (`mean_loss`), the lower the better.
 """
 
 import os
@@ -14,7 +14,7 @@ from typing import Any
 
 from pretrain.durable import checksum_path, sync_folder, write_atomically
 
-HIGHEST_FIRST = ("top1", "knn_accuracy")
+HIGHEST_FIRST = ("single_trial_correlation", "top1", "knn_accuracy")
 MEAN_LOSS = "mean_loss"
 
 

@@ -22,9 +22,11 @@ from typing import Any, Protocol
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
+from torch.nn.utils import clip_grads_with_norm_
 from torch.optim import Optimizer
 
-from pretrain.accumulate import mean_over_parts, split_batch
+from pretrain.accumulate import mean_over_parts, split_batch, sum_over_parts
+from pretrain.autoclip import AutoClip
 from pretrain.average import WeightAverage
 from pretrain.best import Best, keep_as_best
 from pretrain.checkpoint import (
@@ -63,6 +65,21 @@ class Remembering(Protocol):
     def restore(self, state: dict[str, Any]) -> None: ...
 
 
+class Judge(Remembering, Protocol):
+    """Decides at the end of an epoch how training goes on: it keeps weights, puts them back, or ends training.
+
+    `from_start` says that it wants to know what was measured before the first step, as of epoch 0. What it changes of
+    the learning rate is the schedule's to ask it for.
+    """
+
+    from_start: bool
+    ended: bool
+
+    def judge(self, objective: nn.Module, measured: dict[str, float], epoch: int, last: bool) -> bool:
+        """Take in what was measured after an epoch (from 1); returns whether former weights were put back."""
+        ...
+
+
 @dataclass
 class Task:
     """What to train, on what, for how long.
@@ -70,6 +87,8 @@ class Task:
     `prepared(step, timer)` yields what the objective wants of each batch, from that of `step` on, and times its parts;
     `set_lr(optimizer, step)` is the schedule; `measure(backbone, note)` probes what is learned after the steps for
     which `measure_due(step)`, and notes how far it is; `remember` has a state that is saved and restored, by name.
+    `parts(batch)` cuts a batch into parts whose losses are added up; without it, a batch is cut into `accumulate` equal
+    parts, whose losses are averaged. A batch has tensors by name, or by group and name. `samples` is what they are of.
     """
 
     objective: nn.Module
@@ -88,26 +107,38 @@ class Task:
     saving: CheckpointConfig
     open_trackers: Callable[[int], list[Tracker]]
     accumulate: int = 1
+    parts: Callable[[dict[str, Any]], list[Any]] | None = None
+    autoclip: AutoClip | None = None
+    judge: Judge | None = None
     average: WeightAverage | None = None
     remember: dict[str, Remembering] = field(default_factory=dict)
     profile: bool = False
+    title: str = "pretrain"
+    samples: str = "images"
 
     @property
     def steps(self) -> int:
         return self.epochs * self.steps_per_epoch
 
+    @property
+    def remembering(self) -> dict[str, Remembering]:
+        """All that has a state to be saved, by name."""
+        known = {"autoclip": self.autoclip, "judge": self.judge}
+        return self.remember | {name: part for name, part in known.items() if part is not None}
+
 
 class Log:
     """Rows to metrics.csv and to the trackers, on the first process only."""
 
-    def __init__(self, folder: Path, step: int, trackers: list[Tracker] | None) -> None:
-        self.trackers = trackers
-        self.file = MetricsFile(folder / "metrics.csv", step) if trackers is not None else None
+    def __init__(self, folder: Path, step: int, trackers: list[Tracker] | None, samples: str) -> None:
+        self.trackers, self.samples = trackers, samples
+        # A row of step 0 is of before the first step, and is written again.
+        self.file = MetricsFile(folder / "metrics.csv", step or -1) if trackers is not None else None
 
-    def add(self, step: int, epoch: int, images_seen: int, values: dict[str, float]) -> None:
+    def add(self, step: int, epoch: int, seen: int, values: dict[str, float]) -> None:
         if self.file is None:
             return
-        self.file.add({"step": step, "epoch": epoch, "images_seen": images_seen, **values})
+        self.file.add({"step": step, "epoch": epoch, f"{self.samples}_seen": seen, **values})
         for tracker in self.trackers:
             tracker.add(step, values)
 
@@ -153,7 +184,7 @@ class Training:
         # After resuming, so that the wrapped optimiser keeps the restored momentum on the device.
         self.model, self.optimizer = fabric.setup(task.objective, task.optimizer)
         self.timer = StepTimer(fabric.device)
-        self.unchecked: list[tuple[int, Tensor, Tensor]] = []
+        self.unchecked: list[tuple[int, Tensor, dict[str, Tensor]]] = []
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.shown = ""
         self.stopping: signal.Signals | None = None
@@ -170,7 +201,7 @@ class Training:
         state = read_checkpoint(path)
         restore_training_state(state, self.task.objective, self.task.optimizer, self.task.average)
         self.fabric.strategy.precision.load_state_dict(state.get("precision", {}))
-        for name, remembering in self.task.remember.items():
+        for name, remembering in self.task.remembering.items():
             if name in state.get("remembered", {}):
                 remembering.restore(state["remembered"][name])
         self.best = Best(**state["best"])
@@ -181,6 +212,11 @@ class Training:
             say(f"going on from {path} (step {state['step']:,} of {self.task.steps:,})")
         return state["step"]
 
+    @property
+    def finished(self) -> bool:
+        """Whether all steps are done, or the judge has ended training."""
+        return self.step >= self.task.steps or bool(self.task.judge and self.task.judge.ended)
+
     def train(self) -> None:
         """Train to the end of the last epoch, saving when it is time, after the probes of an epoch, and at the end.
 
@@ -190,16 +226,20 @@ class Training:
         """
         task = self.task
         trackers = task.open_trackers(self.step) if self.fabric.is_global_zero else None
-        self.log = Log(self.run.path, self.step, trackers)
-        shown = progress("pretrain", task.steps * task.batch_size, self.step * task.batch_size)
+        self.log = Log(self.run.path, self.step, trackers, task.samples)
+        shown = progress(task.title, task.steps * task.batch_size, self.step * task.batch_size)
         failed = True
         try:
             with StopSignal() as stop, shown as meter, self.profiler() as profiler:
+                if self.step == 0 and task.judge and task.judge.from_start:
+                    task.judge.judge(task.objective, self.measure(-1, meter), 0, last=False)
                 for batch in task.prepared(self.step, self.timer):
                     self.train_step(batch)
                     if profiler:
                         profiler.step()
                     self.after_step(meter, stop)
+                    if self.finished:
+                        break
             failed = False
         except FeaturesNotFinite as error:
             self.fail(f"{error}; this was measured at step {self.step:,}", error)
@@ -214,42 +254,59 @@ class Training:
         """The profiler that a run is asked for, on the first process."""
         return profile_steps(self.run.path) if self.task.profile and self.fabric.is_global_zero else nullcontext()
 
-    def train_step(self, batch: dict[str, Tensor]) -> None:
+    def train_step(self, batch: dict[str, Any]) -> None:
         """One step of the optimiser; dropout and noise draws follow from (seed, step, rank)."""
         task = self.task
         seed_draws(derived_seed(task.seed, "step", self.step, self.fabric.global_rank), self.fabric.device)
         self.lr = task.set_lr(self.optimizer, self.step)
-        self.shapes = {key: tuple(value.shape) for key, value in batch.items()}
-        index = batch["index"]
+        tensors = flat(batch)
+        self.shapes = {key: tuple(value.shape) for key, value in tensors.items()}
+        indices = {key: value for key, value in tensors.items() if key.rpartition("/")[2] == "index"}
         with self.timer.part("forward_backward"):
             self.values = self.gradients(batch)
         with self.timer.part("optimizer"):
-            if task.clip_norm:
-                # A gradient that is not finite shows in the next loss, which stops the run with its step.
-                self.fabric.clip_gradients(
-                    self.model, self.optimizer, max_norm=task.clip_norm, error_if_nonfinite=False
-                )
+            self.clip_gradients()
             self.optimizer.step()
             task.objective.after_step()
             self.step += 1
             if task.average:
                 task.average.update(task.objective.backbone, self.step)
-        self.unchecked.append((self.step, self.values["loss"], index))
+        self.unchecked.append((self.step, self.values["loss"], indices))
 
-    def gradients(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Forward and backward, in `accumulate` parts one after the other; returns the logged values of the whole."""
-        parts = self.task.accumulate
+    def gradients(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """Forward and backward, in parts one after the other; returns the logged values of the whole."""
         self.optimizer.zero_grad()
-        if parts > 1:
-            batch = self.task.objective.with_draws(batch)
+        parts = self.parts(batch)
+        averaged = len(parts) if self.task.parts is None else 1
         made = []
-        for number, part in enumerate(split_batch(batch, parts), 1):
+        for number, part in enumerate(parts, 1):
             # Processes exchange the sum of the parts' gradients once.
-            with self.fabric.no_backward_sync(self.model, enabled=number < parts):
+            with self.fabric.no_backward_sync(self.model, enabled=number < len(parts)):
                 values = self.model(part)
-                self.fabric.backward(values["loss"] / parts if parts > 1 else values["loss"])
+                self.fabric.backward(values["loss"] / averaged if averaged > 1 else values["loss"])
             made.append({name: value.detach() for name, value in values.items()})
-        return mean_over_parts(made) if parts > 1 else made[0]
+        if len(made) == 1:
+            return made[0]
+        return mean_over_parts(made) if averaged > 1 else sum_over_parts(made)
+
+    def parts(self, batch: dict[str, Any]) -> list[Any]:
+        """What goes through the objective one after the other."""
+        task = self.task
+        if task.parts:
+            return task.parts(batch)
+        return split_batch(task.objective.with_draws(batch) if task.accumulate > 1 else batch, task.accumulate)
+
+    def clip_gradients(self) -> None:
+        """Shorten gradients that are longer than they may be, at most one of the two ways."""
+        task = self.task
+        if not (task.autoclip or task.clip_norm):
+            return
+        longest = math.inf if task.autoclip else task.clip_norm
+        # A gradient that is not finite shows in the next loss, which stops the run with its step.
+        length = self.fabric.clip_gradients(self.model, self.optimizer, max_norm=longest, error_if_nonfinite=False)
+        if task.autoclip:
+            limit = task.autoclip.limit(float(length))
+            clip_grads_with_norm_(task.objective.parameters(), limit, length)
 
     def after_step(self, meter: Meter, stop: StopSignal) -> None:
         """What comes between two steps: progress and log, and when it is time probes and checkpoints."""
@@ -306,8 +363,8 @@ class Training:
         values = self.mean_over_processes()
         parts = self.timer.read(steps)
         rate = steps * self.task.batch_size / (time.monotonic() - self.logged_at)
-        self.shown = f"loss {values['loss']:.3f}  {rate:,.0f} images/s"
-        values |= {"lr": self.lr, "images_per_s": round(rate, 1)}
+        self.shown = f"loss {values['loss']:.3f}  {rate:,.0f} {self.task.samples}/s"
+        values |= {"lr": self.lr, f"{self.task.samples}_per_s": round(rate, 1)}
         values |= {name: round(value, 3) for name, value in parts.items()}
         self.log.add(self.step, epoch, self.step * self.task.batch_size, values)
         self.start_counting()
@@ -331,17 +388,16 @@ class Training:
             if not math.isfinite(loss):
                 self.fail(
                     f"the loss is {loss} at step {step:,}, {self.described(index)}; lower optimizer.lr, with another "
-                    "out=, or look at these images"
+                    f"out=, or look at these {self.task.samples}"
                 )
             self.best.add_loss(loss)
         self.unchecked.clear()
 
-    def described(self, index: Tensor) -> str:
-        """What a batch held, and the keys of its first images in the shards."""
+    def described(self, indices: dict[str, Tensor]) -> str:
+        """What a batch held, and the keys of its first images in the shards, or the numbers of each group's."""
         held = ", ".join(f"{key} {shape}" for key, shape in self.shapes.items() if shape)
-        keys = ", ".join(f"{number:09d}" for number in index[:NAMED_IMAGES].tolist())
-        others = f" and {len(index) - NAMED_IMAGES:,} others" if len(index) > NAMED_IMAGES else ""
-        return f"whose batch held {held} of the images {keys}{others}"
+        named = "; ".join(f"{key.rpartition('/')[0]} {numbers(index)}".strip() for key, index in indices.items())
+        return f"whose batch held {held} of the {self.task.samples} {named}"
 
     def fail(self, what: str, error: BaseException | None = None) -> None:
         """Stop for good, with the last checkpoint that was good."""
@@ -356,12 +412,18 @@ class Training:
         Other epochs are saved when it is time: those of a small set take less time than a checkpoint.
         """
         self.log_pending_check()
-        measured = self.measure(epoch, meter) if self.task.measure_due(self.step) else {}
+        task = self.task
+        measured = self.measure(epoch, meter) if task.measure_due(self.step) else {}
+        last = self.step == task.steps
+        put_back = bool(measured and task.judge and task.judge.judge(task.objective, measured, epoch + 1, last))
         due = self.agree(stop)
-        if not (measured or due or self.step == self.task.steps):
+        if not (measured or due or last):
             self.best.pass_epoch()
             return
-        is_best = self.best.end_epoch(epoch + 1, measured)
+        # Weights that were put back are not those that were measured.
+        is_best = not put_back and self.best.end_epoch(epoch + 1, measured)
+        if put_back:
+            self.best.pass_epoch()
         path = self.save(epoch + 1)
         if path and is_best:
             keep_as_best(path)
@@ -398,7 +460,7 @@ class Training:
         state = training_state(task.objective, task.optimizer, task.spec, epoch, task.average)
         state["best"] = self.best.state()
         state["precision"] = self.fabric.strategy.precision.state_dict()
-        state["remembered"] = {name: remembering.state() for name, remembering in task.remember.items()}
+        state["remembered"] = {name: remembering.state() for name, remembering in task.remembering.items()}
         if broken := not_finite(state["backbone"] | state["heads"]):
             self.fail(f"{broken!r} is not finite at step {self.step:,}; lower optimizer.lr, with another out=")
         try:
@@ -419,3 +481,17 @@ def not_finite(weights: dict[str, Tensor]) -> str | None:
         if value.is_floating_point() and not bool(value.isfinite().all()):
             return key
     return None
+
+
+def flat(batch: dict[str, Any], group: str = "") -> dict[str, Tensor]:
+    """The tensors of a batch by name, or by `group/name` where it has groups."""
+    found: dict[str, Tensor] = {}
+    for key, value in batch.items():
+        found |= flat(value, f"{group}{key}/") if isinstance(value, dict) else {f"{group}{key}": value}
+    return found
+
+
+def numbers(index: Tensor) -> str:
+    """The first of a batch's samples, as nine digits, and how many others there are."""
+    keys = ", ".join(f"{number:09d}" for number in index[:NAMED_IMAGES].tolist())
+    return keys + (f" and {len(index) - NAMED_IMAGES:,} others" if len(index) > NAMED_IMAGES else "")

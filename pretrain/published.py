@@ -2,7 +2,8 @@
 
 What comes in: a model and the dict in a file. What goes out: the tensors by the model's own names, with an account of
 what was used, renamed and ignored. The layouts are those of mouse-vision's trainers (Nayebi, Kong et al. 2023,
-https://doi.org/10.1371/journal.pcbi.1011506), bare state dicts of torchvision and timm, and our own checkpoints.
+https://doi.org/10.1371/journal.pcbi.1011506), bare state dicts of torchvision and timm, and our own checkpoints; those
+of encoding models are in `published_encoder.py`.
 """
 
 from collections.abc import Iterator, Sequence
@@ -28,9 +29,9 @@ NAMES_SHOWN = 4
 class PublishedWeights:
     """Weights for a model, and where they come from.
 
-    `weights` are tensors by the model's names; `used` are their names in the file, in the same order; `renamed` maps
-    those that differ to the model's; `ignored` are all other names in the file. `place` is the key under which the
-    weights lie, empty where they lie at the top.
+    `weights` are tensors by the model's names; `used` are their names in the file, in the same order, several where a
+    tensor is made of several; `renamed` maps those that differ to the model's; `ignored` are all other names in the
+    file. `place` is the key under which the weights lie, empty where they lie at the top.
     """
 
     weights: dict[str, Tensor]
@@ -67,7 +68,7 @@ class Candidate:
 
 
 def select_weights(model: nn.Module, state: Any, origin: str) -> PublishedWeights:
-    """All of a model's weights out of a file's dict.
+    """All of a model's weights out of a file's dict; an encoder's also as the projects of Sensorium published them.
 
     Args:
         model: says which names and shapes are wanted.
@@ -77,6 +78,11 @@ def select_weights(model: nn.Module, state: Any, origin: str) -> PublishedWeight
     Raises:
         ValueError: no backbone in it, or a weight that is missing, left over or of another shape; the first is named.
     """
+    # It takes the account from here.
+    from pretrain.published_encoder import is_encoder, select_encoder_weights
+
+    if is_encoder(model) and (whole := select_encoder_weights(model, state, origin)):
+        return whole
     wanted = model.state_dict()
     found = best_candidate(state, wanted, origin)
     require_same_shapes(found, wanted, origin)

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from pretrain.published_names import renamed, require_fit
+from pretrain.published_names import OurWeights, renamed, require_fit
 
 PLACE = "nn_state_dict"
 # In the published order: the five scored recordings first.
@@ -53,7 +53,7 @@ def from_published(
     wanted: Mapping[str, Tensor] | None = None,
     animals: Sequence[str] = ANIMALS,
     origin: str = "the checkpoint",
-) -> dict[str, Tensor]:
+) -> OurWeights:
     """Published weights by our names.
 
     Args:

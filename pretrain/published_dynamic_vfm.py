@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from pretrain.published_dwiseneuro import prefixed
-from pretrain.published_names import renamed, require_fit
+from pretrain.published_names import OurWeights, renamed, require_fit
 
 OF_CORE = {"patch_embedding.proj.": "embed.", "patch_embedding.norm.": "embed_norm."}
 OF_BLOCK = {
@@ -32,7 +32,7 @@ OF_ANIMAL = {"readout": "readouts", "shifter": "shifters"}
 
 def from_published(
     state: Mapping[str, Any], wanted: Mapping[str, Tensor] | None = None, origin: str = "the checkpoint"
-) -> dict[str, Tensor]:
+) -> OurWeights:
     """Published weights by our names; animals keep their names, which are those of the recordings' folders.
 
     Args:

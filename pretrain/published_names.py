@@ -1,7 +1,7 @@
 """The weights of an encoding model that another project published, by our names.
 
 What comes in: a state dict as it was published, and how its names turn into ours. What goes out: the same tensors by
-our names, of which each fits the model. Names are those of `Encoder`: `core.`, `readouts.<animal>.`,
+our names, with the published names that each is made of. Names are those of `Encoder`: `core.`, `readouts.<animal>.`,
 `shifters.<animal>.`.
 """
 
@@ -12,7 +12,22 @@ from torch import Tensor
 DATA_PARALLEL = "module."
 
 
-def renamed(state: Mapping[str, Tensor], rename: Callable[[str], str | None], origin: str) -> dict[str, Tensor]:
+class OurWeights(dict[str, Tensor]):
+    """Tensors by our names; `sources` has for each the published names of what it is made of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sources: dict[str, tuple[str, ...]] = {}
+
+    def put(self, name: str, value: Tensor, *published: str) -> None:
+        """A tensor by our name, and its published names. ValueError where another tensor has our name already."""
+        if name in self:
+            raise ValueError(f"{self.sources[name][0]!r} and {published[0]!r} would both be {name!r} here; keep one")
+        self[name] = value
+        self.sources[name] = published
+
+
+def renamed(state: Mapping[str, Tensor], rename: Callable[[str], str | None], origin: str) -> OurWeights:
     """The tensors of a published state dict by our names.
 
     Args:
@@ -24,13 +39,13 @@ def renamed(state: Mapping[str, Tensor], rename: Callable[[str], str | None], or
     Raises:
         ValueError: a name that the published model does not have.
     """
-    weights = {}
+    weights = OurWeights()
     for name, value in state.items():
         ours = rename(name.removeprefix(DATA_PARALLEL))
         if ours == "":
             raise ValueError(f"{origin} has {name!r}, shape {shape_of(value)}, which the published model does not have")
         if ours is not None:
-            weights[ours] = value
+            weights.put(ours, value, name)
     return weights
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from pretrain.models.regularizers import LAPLACE_1D, LAPLACE_2D
 from pretrain.models.rotation_equivariant import hermite_functions, rotation_of_coefficients
+from pretrain.published_names import OurWeights
 
 PARTS = {"readout": "readouts", "shifter": "shifters", "modulator": "modulators"}
 LAPLACE = re.compile(r"_input_weights?_regularizer\.laplace\.filter|temporal_regularizer\.laplace\.filter")
@@ -65,7 +66,7 @@ RELEASED = {
 }
 
 
-def from_published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def from_published(state: Mapping[str, Tensor]) -> OurWeights:
     """The weights of a published state dict by our names.
 
     Raises:
@@ -73,21 +74,23 @@ def from_published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """
     recurrent = any(key.startswith("gru_module.") for key in state)
     rotations = len({constant["turn"] for key in state if (constant := HERMITE.search(key)) and constant["turn"]})
-    found: dict[str, Tensor] = {}
+    found = OurWeights()
     gates: dict[str, Tensor] = {}
     for key, value in state.items():
         part, _, rest = key.partition(".")
         if part == "core":
-            found |= {
-                f"core.{'core.' * recurrent}{name}": weight for name, weight in core_weight(rest, key, value, rotations)
-            }
+            for name, weight in core_weight(rest, key, value, rotations):
+                found.put(f"core.{'core.' * recurrent}{name}", weight, key)
         elif part in PARTS and rest.count("."):
-            found[f"{PARTS[part]}.{rest}"] = value
+            found.put(f"{PARTS[part]}.{rest}", value, key)
         elif part == "gru_module" and GATE.fullmatch(rest):
             gates[rest.removeprefix("gru.")] = value
         else:
             raise ValueError(f"{key!r}, shape {tuple(value.shape)}, is no part of a model of neuralpredictors")
-    return found | ({f"core.gru.{name}": weight for name, weight in gru_weights(gates).items()} if recurrent else {})
+    for name, weight in gru_weights(gates).items() if recurrent else ():
+        part, of = name.split(".")
+        found.put(f"core.gru.{name}", weight, *(f"gru_module.gru.{gate}.{of}" for gate in GATES[part]))
+    return found
 
 
 def require_fit(weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor], origin: str) -> None:

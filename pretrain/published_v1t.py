@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from pretrain.models.v1t import most_square
+from pretrain.published_names import OurWeights
 
 CORE, CROPPER = "core.", "core.image_cropper."
 # Patterns of published names below `core.`, and ours; layers of the patch projection differ with the patch mode.
@@ -39,7 +40,7 @@ PROJECTION = re.compile(r"patch_embedding\.projection\.(\d)\.(\w+)")
 SCALE = re.compile(r"transformer\.blocks\.\d+\.mha\.scale")
 
 
-def from_published(state: Mapping[str, Any]) -> dict[str, Tensor]:
+def from_published(state: Mapping[str, Any]) -> OurWeights:
     """All weights of a published model by our names: `core.*`, `readouts.<animal>.*`, `shifters.<animal>.*`.
 
     Args:
@@ -54,22 +55,25 @@ def from_published(state: Mapping[str, Any]) -> dict[str, Tensor]:
         raise ValueError(
             f"no key of V1T's state dict starts with {CORE!r}; found {', '.join(list(model)[:4]) or 'none'}"
         )
-    named = {CORE + name: value for name, value in core_from_published(core).items()}
+    named = OurWeights()
+    of_core = core_from_published(core)
+    for name, value in of_core.items():
+        named.put(CORE + name, value, *(CORE + source for source in of_core.sources[name]))
     for name, value in model.items():
         if not name.startswith(CORE) and not CONSTANT.fullmatch(name):
-            named[renamed(name, AROUND_CORE)] = value
+            named.put(renamed(name, AROUND_CORE), value, name)
     return named
 
 
-def core_from_published(core: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def core_from_published(core: Mapping[str, Tensor]) -> OurWeights:
     """The weights of a published core (names below `core.`) by the names of our `V1T`; raises as `from_published`."""
     layers = projection_layers(core)
-    named = {}
+    named = OurWeights()
     for name, value in core.items():
         if CONSTANT.fullmatch(name) or is_plain_scale(name, value, core):
             continue
         found = PROJECTION.fullmatch(name)
-        named[f"patch_embedding.{layers[found[1]]}.{found[2]}" if found else renamed(name, IN_CORE)] = value
+        named.put(f"patch_embedding.{layers[found[1]]}.{found[2]}" if found else renamed(name, IN_CORE), value, name)
     return named
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from pretrain.models.viv1t import BEHAVIORS
+from pretrain.published_names import OurWeights
 
 # By the published `--core_pos_encoding`; the two versions count differently.
 COMPETITION_POSITIONS = ("none", "joint", "convolved", "learned", "learned_sinusoidal", "sinusoidal")
@@ -48,7 +49,7 @@ ARGUMENTS = {
 # Constants that follow from the arguments.
 CONSTANTS = re.compile(
     r"(.*\.)?(reg_scale|history_reg|behavior_reg|keep_prob|one|threshold|pos_encoding)$"
-    r"|core\..*\.(attention\.)?scale$"
+    r"|(core|readouts)\..*\.(attention\.)?scale$"
     r"|core\..*\.rotary_position_embedding\.inv_freq$"
     r"|core\.tokenizer\.tokenizer\.weight$"  # ones with which a convolution cuts out tubelets
 )
@@ -79,19 +80,23 @@ RENAMED = tuple(
         (BLOCK + r"(?:ff\.4|ff_out\.2)\.(\w+)", r"core.\1.blocks.\2.ff_out.\3"),
         (BLOCK + r"(?:attention\.)?(norm_[qk])\.(\w+)", r"core.\1.blocks.\2.attention.\3.\4"),
         (BLOCK + r"((?:norm|fused_linear|attn_out)\.\w+)", r"core.\1.blocks.\2.\3"),
-        (r"readouts\.(\w+)\.features", r"readouts.\1._features"),
+        (r"modulators\.(\w+)\.gru_cell\.(\w+)", r"modulators.\1.gru.\2_l0"),
         (r"output_activation\.(.+)", r"activations.\1"),
         (r"((?:readouts|shifters|modulators|critic)\..+)", r"\1"),
     )
 )
 
+OF_READOUT = re.compile(r"readouts\.(\w+)\.(?:features|_features|layer\..+)")
+# What the readouts of all animals share lies beside them there.
+SHARED_ATTENTION = re.compile(r"readouts\.(position_embedding\.twod_pe|to_kv\.weight)")
 
-def from_published(state: Mapping[str, Any], encoder: nn.Module | None = None) -> dict[str, Tensor]:
+
+def from_published(state: Mapping[str, Any], encoder: nn.Module | None = None) -> OurWeights:
     """Published weights by the names of an encoder of ours.
 
     Constants are left out; the second normal layer of an MLP counts from where ours has it; the features of a Gaussian
-    readout (1, channels, neurons) become (1, channels, 1, neurons). Readouts of other kinds, shifters and modulators
-    keep their names.
+    readout (1, channels, neurons) become (1, channels, 1, neurons). What all attention readouts share is each one's
+    here. Readouts of other kinds, shifters and modulators keep their names, but for the recurrent modulator's cell.
 
     Args:
         state: a file's dict, or the state dict in it.
@@ -100,18 +105,25 @@ def from_published(state: Mapping[str, Any], encoder: nn.Module | None = None) -
     Raises:
         ValueError: a name that ViV1T does not have, or the first weight that does not fit the encoder.
     """
-    state = {name.replace("_orig_mod.", ""): value for name, value in state.get("model", state).items()}
-    convolution = f"{COMPETITION_TOKENIZER}.0.weight" in state
-    weights: dict[str, Tensor] = {}
+    state = state.get("model", state)
+    convolution = any(name.endswith(f"{COMPETITION_TOKENIZER}.0.weight") for name in state)
+    animals = dict.fromkeys(found[1] for name in state if (found := OF_READOUT.match(name)))
+    weights = OurWeights()
     for published, value in state.items():
-        # Behind a convolution, the layer with this number is the norm of tokens and not the projection.
-        numbered = f"{COMPETITION_TOKENIZER}.2."
-        name = our_name(published.replace(numbered, f"{COMPETITION_TOKENIZER}.3.") if convolution else published)
-        if name is None:
+        plain = published.replace("_orig_mod.", "")
+        if convolution:
+            # Behind a convolution, the layer with this number is the norm of tokens and not the projection.
+            plain = plain.replace(f"{COMPETITION_TOKENIZER}.2.", f"{COMPETITION_TOKENIZER}.3.")
+        name = our_name(plain)
+        if name is None or (name.endswith(".T") and not value.ndim):
             continue
-        if name.endswith("._features") and value.ndim == 3 and len(value) == 1:
-            value = value[:, :, None]
-        weights[name] = value
+        if name.endswith(".features") and published.replace(".features", ".sigma") in state:
+            name, value = name.replace(".features", "._features"), value[:, :, None] if value.ndim == 3 else value
+        if shared := SHARED_ATTENTION.fullmatch(name):
+            for animal in animals:
+                weights.put(f"readouts.{animal}.keys_values.{shared[1]}", value, published)
+        else:
+            weights.put(name, value, published)
     if encoder is not None:
         require_fit(weights, encoder.state_dict())
     return weights

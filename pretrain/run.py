@@ -85,7 +85,7 @@ def pretrain(config: PretrainConfig, report: Callable[[dict[str, float]], None] 
     if fabric.is_global_zero:
         announce(config, run, train, fabric, task.steps_per_epoch)
         draw_views(config, run.path / "views.png")
-    if training.step < task.steps:
+    if not training.finished:
         training.train()
     else:
         say(f"{run.path} is complete already")

@@ -144,6 +144,13 @@ VERBS = {
             "murine predictivity checkpoint=runs/first recording=recordings/simulated",
         ),
         Verb(
+            "fit",
+            "fit an encoder, a core with a readout for each animal, to recordings",
+            "transfer.fit_config:FitConfig",
+            "ray_jobs.verbs:fit",
+            "murine fit recipe=demo_factorized3d recording=recordings/videos out=runs/fit",
+        ),
+        Verb(
             "tasks",
             "measure what else each layer tells: textures, objects, their position, pose and size",
             "transfer.config:TasksConfig",

@@ -33,6 +33,7 @@ class AttentionReadout(Readout):
         attention_layers: convolutions, with batch norm and ELU between them.
     """
 
+    has_positions: ClassVar = False
     neuron_axis: ClassVar = {"features": 0, "bias": -1}
 
     def __init__(
@@ -141,6 +142,7 @@ class QueryAttentionReadout(Readout):
         keys_values: another readout's, where animals share them; its own without.
     """
 
+    has_positions: ClassVar = False
     neuron_axis: ClassVar = {"features": -1, "neuron_query": -1, "bias": -1, "T": -1}
 
     def __init__(

@@ -8,7 +8,8 @@ neurons[, frames]), where frames are the last of the video that the core has fea
     responses = activation(modulator(readout(features, shift = shifter(pupil_center))))
 
 This is the firing-rate model of neuralpredictors (https://github.com/sinzlab/neuralpredictors) and of all Sensorium
-entries. A part is trained alone by freezing the others; only the readouts of the animals in a batch are computed.
+entries. A part is trained alone by freezing the others; only the readouts of the animals in a batch are computed, and
+the shift only for readouts that have positions. `transfer.encoder_builder` makes one of a spec.
 """
 
 from collections.abc import Mapping, Sequence
@@ -61,8 +62,10 @@ class Encoder(nn.Module):
                 getattr(self, name)[animal] = part
 
     def remove_animal(self, animal: str) -> None:
-        """Forget an animal with all of its parts."""
+        """Forget an animal with all of its parts, those in the core too."""
         self.readout_of(animal)
+        if hasattr(self.core, "remove_animal"):
+            self.core.remove_animal(animal)
         for parts in (self.readouts, self.shifters, self.modulators, self.activations):
             if animal in parts:
                 del parts[animal]
@@ -119,7 +122,7 @@ class Encoder(nn.Module):
         frames = features.shape[2] if features.ndim == 5 else None
         behavior, pupil_center = (last_frames(signal, frames) for signal in (behavior, pupil_center))
         shift = None
-        if animal in self.shifters:
+        if animal in self.shifters and getattr(self.readouts[animal], "has_positions", True):
             if pupil_center is None:
                 raise ValueError(f"animal {animal!r} has a shifter, which needs pupil_center")
             shift = self.shifters[animal](pupil_center, behavior)

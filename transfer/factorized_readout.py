@@ -3,11 +3,13 @@
 What comes in: features (batch, channels[, frames], height, width). What goes out: responses (batch, neurons[, frames])
 before the output activation, y_i = bias_i + sum_c f_ic sum_hw S_ihw F_chw. Source: Klindt et al. 2017
 (https://arxiv.org/abs/1711.02653), as `FullFactorized2d` of neuralpredictors, there also `SpatialXFeatureLinear` and
-`FullSXF`, whose state-dict keys these are; ViV1T has it with a dropout. A mask does not move: a shift is refused.
+`FullSXF`, whose state-dict keys these are; ViV1T has it with a dropout. Masks do not move: a shift is not used.
 
 Mended: the penalty is the sum over neurons of |S_i| |f_i|; neuralpredictors multiplies the sums over all neurons, which
 `published_penalty` brings back.
 """
+
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -32,6 +34,8 @@ class FactorizedReadout(Readout):
         spatial_and_feature_reg_weight: of the penalty.
         published_penalty: the product of sums of neuralpredictors.
     """
+
+    has_positions: ClassVar = False
 
     def __init__(
         self,
@@ -106,9 +110,7 @@ class FactorizedReadout(Readout):
         behavior: Tensor | None = None,
         pupil_center: Tensor | None = None,
     ) -> Tensor:
-        """Responses (batch, neurons[, frames]); behaviour and pupil centre are not used."""
-        if shift is not None:
-            raise ValueError("the factorised readout has masks, which a gaze shift cannot move: leave out the shifter")
+        """Responses (batch, neurons[, frames]); shift, behaviour and pupil centre are not used."""
         if self.positivity == "all":
             self.cut()
         frames = self.frames_of(features).flatten(0, -4).flatten(2)

@@ -11,6 +11,7 @@ surplus outputs, which are cut off.
 """
 
 import math
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -28,6 +29,8 @@ class GroupedLinearReadout(Readout):
         groups: of channels and neurons; weights start from N(0, sqrt(2 / outputs of a group)), as in DwiseNeuro.
         dropout: of channels.
     """
+
+    has_positions: ClassVar = False
 
     def __init__(
         self,

@@ -16,10 +16,14 @@ be left out.
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
+
+from transfer.gaussian_readout import GaussianReadout
+from transfer.readout import of_frames
 
 # Channels of the MLP of each level.
 REFINEMENT = {2: 32, 4: 64, 8: 128, 16: 256}
@@ -29,14 +33,12 @@ FUSIONS = ("mean", "adaptive")
 VALUES_AT_ONCE = 2**25
 
 
-class HierarchicalGaussianReadout(nn.Module):
+class HierarchicalGaussianReadout(GaussianReadout):
     """The readout of one animal.
 
     Args:
-        in_shape: channels, height and width of the features.
-        neurons: how many.
-        coordinates: (neurons, 2) places in cortex, of which the MLP makes positions; None for free positions.
-        mean_responses: (neurons,) the bias at the start; None for zeros.
+        in_shape, neurons, mean_responses, feature_reg_weight: see `Readout`.
+        coordinates: see `GaussianReadout`, of which level 1 has the parameters.
         levels: those used beside level 1, of 2, 4, 8 and 16, also as published: "2_4_8_16", "0" for level 1 alone. It
             can be set later, as the published weights hold all levels whichever are used.
         fusion: "mean" of the levels, or "adaptive": a sum whose weights follow from the levels' means over neurons and
@@ -50,17 +52,26 @@ class HierarchicalGaussianReadout(nn.Module):
         self,
         in_shape: tuple[int, int, int],
         neurons: int,
-        coordinates: Tensor | None = None,
-        mean_responses: Tensor | None = None,
+        coordinates: Tensor | np.ndarray | None = None,
+        mean_responses: Tensor | np.ndarray | None = None,
         levels: str | Sequence[int] = LEVELS,
         fusion: str = "mean",
         held_levels: Sequence[int] = LEVELS,
         init_mu_range: float = 0.3,
         init_sigma: float = 0.2,
         predictor_hidden: int = 32,
+        feature_reg_weight: float = 1.0,
     ) -> None:
-        super().__init__()
-        self.in_shape, self.neurons = tuple(in_shape), neurons
+        super().__init__(
+            in_shape,
+            neurons,
+            coordinates,
+            mean_responses,
+            init_mu_range=init_mu_range,
+            init_sigma=init_sigma,
+            predictor_features=predictor_hidden,
+            feature_reg_weight=feature_reg_weight,
+        )
         self.held_levels = known_levels(held_levels, LEVELS)
         self.levels = levels
         if fusion not in FUSIONS:
@@ -69,26 +80,14 @@ class HierarchicalGaussianReadout(nn.Module):
             raise ValueError(f"level {max(self.held_levels)} needs as many neurons, found {neurons}; hold fewer levels")
         self.fusion = fusion
         channels = self.in_shape[0]
-        self.sigma = nn.Parameter(torch.empty(1, neurons, 2, 2).uniform_(-init_sigma, init_sigma))
-        self._features = nn.Parameter(torch.full((1, channels, 1, neurons), 1 / channels))
         for level in self.held_levels:
             weights = torch.full((1, channels, 1, neurons // level), 1 / channels)
             self.register_parameter(f"_features{level}", nn.Parameter(weights))
-        self.bias = nn.Parameter(torch.zeros(neurons))
-        if coordinates is None:
-            self._mu = nn.Parameter(torch.empty(1, neurons, 1, 2).uniform_(-init_mu_range, init_mu_range))
-        else:
-            self.register_buffer("source_grid", centred(coordinates, neurons))
-            hidden = predictor_hidden
-            self.mu_transform = nn.Sequential(nn.Linear(2, hidden), nn.ELU(), nn.Linear(hidden, 2), nn.Tanh())
-        for maps in range(2, 2 + len(self.held_levels)) if fusion == "adaptive" else ():
-            self.add_module(f"fusion_block{maps}", AdaptiveFusion(maps))
-        for level in self.held_levels:
             self.add_module(f"up_refine{level}", refinement(REFINEMENT[level]))
             self.register_buffer(f"members{level}", nearest(neurons, neurons // level), persistent=False)
             self.register_buffer(f"groups{level}", nearest(neurons // level, neurons), persistent=False)
-        if mean_responses is not None:
-            self.start_from(mean_responses)
+        for maps in range(2, 2 + len(self.held_levels)) if fusion == "adaptive" else ():
+            self.add_module(f"fusion_block{maps}", AdaptiveFusion(maps))
 
     @property
     def levels(self) -> tuple[int, ...]:
@@ -111,14 +110,9 @@ class HierarchicalGaussianReadout(nn.Module):
         """Refused: which neurons share weights at the levels follows from their order."""
         raise ValueError("a hierarchical readout cannot drop neurons: choose among its responses instead")
 
-    def start_from(self, mean_responses: Tensor) -> None:
-        """Make the mean responses (neurons,) the bias."""
-        if mean_responses.shape != (self.neurons,):
-            raise ValueError(
-                f"mean_responses must have shape {(self.neurons,)}, one per neuron, found {tuple(mean_responses.shape)}"
-            )
-        with torch.no_grad():
-            self.bias.copy_(mean_responses)
+    def effective_features(self) -> Tensor:
+        """Weights (1, channels, 1, neurons and groups of neurons) of the levels that are used."""
+        return torch.cat([self._features, *(getattr(self, f"_features{level}") for level in self.levels)], 3)
 
     def forward(
         self,
@@ -126,31 +120,18 @@ class HierarchicalGaussianReadout(nn.Module):
         shift: Tensor | None = None,
         behavior: Tensor | None = None,
         pupil_center: Tensor | None = None,
+        sample: bool | None = None,
+        noise: Tensor | None = None,
     ) -> Tensor:
-        if features.shape[1] != self.in_shape[0]:
-            raise ValueError(f"the readout reads {self.in_shape[0]} channels, found {features.shape[1]}")
-        if features.ndim == 4:
-            shift = None if shift is None else shift[:, :, None]
-            return self(features[:, :, None], shift).squeeze(2)
-        batch, _, frames = features.shape[:3]
-        maps = features.transpose(1, 2).flatten(0, 1)
-        positions = self.positions(len(maps))
+        """Responses (batch, neurons[, frames]); `sample` and `noise` are those of `GaussianReadout.points`."""
+        maps = self.frames_of(features, any_size=True).flatten(0, -4)
+        points = self.points(len(maps), sample, noise)
         if shift is not None:
-            positions = positions + shift.transpose(1, 2).reshape(-1, 1, 2)
-        found = self.read(maps, positions)
-        levels = [each.unflatten(0, (batch, frames)).transpose(1, 2) for each in self.refined(found)]
-        return self.fused(levels) + self.bias[:, None]
-
-    def positions(self, count: int) -> Tensor:
-        """(count or 1, neurons, 2) x and y, -1 to 1; in training drawn anew for each frame and neuron.
-
-        The shift is added after they are kept within the map, so that what is seen beyond an edge is 0.
-        """
-        mean = self._mu[:, :, 0] if hasattr(self, "_mu") else self.mu_transform(self.source_grid)[None]
-        if self.training:
-            noise = mean.new_empty(count, self.neurons, 2).normal_()
-            mean = mean + torch.einsum("nij,bnj->bni", self.sigma[0], noise)
-        return mean.clamp(-1, 1)
+            points = points + of_frames(shift, features, "shift")[:, None]
+        batch = features.shape[0]
+        levels = [each.unflatten(0, (batch, -1)).mT for each in self.refined(self.read(maps, points))]
+        responses = self.fused(levels) + self.bias[:, None]
+        return responses if features.ndim == 5 else responses[..., 0]
 
     def read(self, maps: Tensor, positions: Tensor) -> list[Tensor]:
         """Responses of level 1 and the used levels, (frames, neurons // level) each, from maps (frames, channels, ...).
@@ -264,15 +245,6 @@ def nearest(inputs: int, outputs: int) -> Tensor:
     """For each of the outputs the input that torch's nearest-neighbour interpolation takes, in its rounding."""
     numbers = torch.arange(inputs, dtype=torch.float32)
     return F.interpolate(numbers[None, None], outputs, mode="nearest")[0, 0].long()
-
-
-def centred(coordinates: Tensor, neurons: int) -> Tensor:
-    """Places in cortex, mean 0, divided by the largest absolute value of all."""
-    coordinates = torch.as_tensor(coordinates)
-    if coordinates.shape != (neurons, 2):
-        raise ValueError(f"coordinates must have shape {(neurons, 2)}, found {tuple(coordinates.shape)}")
-    coordinates = coordinates.double() - coordinates.double().mean(0)
-    return (coordinates / coordinates.abs().max()).float()
 
 
 def known_levels(levels: str | Sequence[int], held: Sequence[int]) -> tuple[int, ...]:

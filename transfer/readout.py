@@ -24,6 +24,8 @@ class Readout(nn.Module):
     """Shape, bias and L1 penalty; a subclass has the weights and `forward`.
 
     `neuron_axis` names the axis of each parameter and buffer along which the neurons lie, for `keep_neurons`.
+    `has_positions` says whether neurons look at points that a gaze shift moves; a readout without ignores the shift, as
+    all of the projects do, and an encoder does not compute it.
 
     Args:
         in_shape: channels, height and width of the core's output.
@@ -35,6 +37,7 @@ class Readout(nn.Module):
     """
 
     neuron_axis: ClassVar[Mapping[str, int]] = {}
+    has_positions: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -14,6 +14,7 @@ from transfer.gaussian_2d import DeterministicGaussianReadout, Gaussian2dReadout
 from transfer.gaussian_3d import Gaussian3dReadout, UltraSparseReadout
 from transfer.gaussian_readout import GaussianReadout
 from transfer.grouped_linear_readout import GroupedLinearReadout
+from transfer.hierarchical_gaussian import HierarchicalGaussianReadout
 from transfer.pooled_readout import PointPooledReadout, PointPyramidReadout, SpatialTransformerPooledReadout
 from transfer.readout import Readout
 from transfer.state_gaussian_readout import StateGaussianReadout
@@ -22,6 +23,7 @@ READOUTS: dict[str, type[Readout]] = {
     "gaussian": GaussianReadout,
     "state_gaussian": StateGaussianReadout,
     "distribution_gaussian": DistributionGaussianReadout,
+    "hierarchical_gaussian": HierarchicalGaussianReadout,
     "gaussian_2d": Gaussian2dReadout,
     "deterministic_gaussian": DeterministicGaussianReadout,
     "gaussian_3d": Gaussian3dReadout,
@@ -67,8 +69,13 @@ def create_readout(name: str, in_shape: tuple[int, int, int], neurons: int, **ar
     Raises:
         ValueError: an unknown name, with the nearest one.
     """
+    return readout_class(name)(in_shape, neurons, **arguments)
+
+
+def readout_class(name: str) -> type[Readout]:
+    """The class of a readout, by a name of `READOUTS` or neuralpredictors' own; unknown ones list the nearest."""
     known = ALIASES.get(name, name)
     if known not in READOUTS:
         near = difflib.get_close_matches(name, [*READOUTS, *ALIASES], n=1) or list(READOUTS)
         raise ValueError(f"there is no readout {name!r}; nearest: {', '.join(near)}")
-    return READOUTS[known](in_shape, neurons, **arguments)
+    return READOUTS[known]

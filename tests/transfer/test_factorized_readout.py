@@ -113,11 +113,13 @@ def test_dropped_neurons():
         torch.testing.assert_close(readout(x), before[:, ::2])
 
 
+def test_masks_do_not_move():
+    readout, features = FactorizedReadout(IN_SHAPE, NEURONS), torch.randn(1, *IN_SHAPE)
+    assert torch.equal(readout(features, torch.ones(1, 2)), readout(features))
+
+
 def test_mistakes():
-    readout = FactorizedReadout(IN_SHAPE, NEURONS)
-    with pytest.raises(ValueError, match="a gaze shift cannot move"):
-        readout(torch.randn(1, *IN_SHAPE), torch.zeros(1, 2))
     with pytest.raises(ValueError, match="positivity is 'some', expected \"none\""):
         FactorizedReadout(IN_SHAPE, NEURONS, positivity="some")
     with pytest.raises(ValueError, match="reduction is 'max'"):
-        readout.regularizer("max")
+        FactorizedReadout(IN_SHAPE, NEURONS).regularizer("max")
