@@ -25,9 +25,8 @@ import numpy as np
 from neural_data.clips import mean_over_clips
 from neural_data.explainable_variance import noise_variance, total_variance
 from neural_data.signal_power import cc_norm, signal_power
+from transfer.streamed_correlation import EPSILON, StreamedCorrelation
 
-# What all of these programs add to a standard deviation, so that a trace that never varies scores 0 and not NaN.
-EPSILON = 1e-8
 # ViV1T-CL: clips whose signal power is not above this are undefined.
 LEAST_SIGNAL_POWER = 1e-4
 # open-retina: the least explainable variance.
@@ -36,7 +35,10 @@ TO_AVERAGE = ("per_clip", "concatenated")
 
 
 def correlation(a: np.ndarray, b: np.ndarray, axis: int = -1) -> np.ndarray:
-    """mean(z(a) z(b)) along an axis, with z(v) = (v - mean) / (std + 1e-8) and the std divided by the number."""
+    """mean(z(a) z(b)) along an axis, with z(v) = (v - mean) / (std + 1e-8) and the std divided by the number.
+
+    All of these programs add 1e-8, so that a trace that never varies scores 0 and not NaN.
+    """
     a, b = _standardised(a, axis), _standardised(b, axis)
     return (a * b).mean(axis=axis)
 
@@ -47,52 +49,21 @@ def _standardised(values: np.ndarray, axis: int) -> np.ndarray:
     return centred / (np.sqrt((centred**2).mean(axis=axis, keepdims=True)) + EPSILON)
 
 
-class StreamedCorrelation:
-    """`correlation` over everything that was added, of which only sums per neuron are kept.
-
-    Means and scatters of parts are joined as by Chan, Golub & LeVeque (The American Statistician 37:242, 1983), so that
-    nothing is lost where a mean is far from zero.
-    """
-
-    def __init__(self) -> None:
-        self.count = 0
-        self._mean = self._scatter = self._product = np.zeros(0)
-
-    def add(self, responses: np.ndarray, predictions: np.ndarray) -> None:
-        """Add frames (neurons, frames). Raises ValueError where shapes differ."""
-        if responses.shape != predictions.shape or responses.ndim != 2:
-            raise ValueError(
-                f"responses {responses.shape} and predictions {predictions.shape} are not both (neurons, frames)"
-            )
-        both = np.stack([responses, predictions]).astype(np.float64, copy=False)
-        n, mean = both.shape[2], both.mean(axis=2)
-        both -= mean[..., None]
-        scatter, product = np.einsum("kij,kij->ki", both, both), np.einsum("ij,ij->i", *both)
-        if self.count:
-            apart, share = mean - self._mean, self.count * n / (self.count + n)
-            scatter += self._scatter + share * apart**2
-            product += self._product + share * apart.prod(axis=0)
-            mean = self._mean + apart * (n / (self.count + n))
-        self.count += n
-        self._mean, self._scatter, self._product = mean, scatter, product
-
-    def value(self) -> np.ndarray:
-        """The correlation of each neuron, (neurons,). Raises ValueError where nothing was added."""
-        if not self.count:
-            raise ValueError("no frames to correlate: no trial has any that count")
-        spread = np.sqrt(self._scatter / self.count) + EPSILON
-        return self._product / self.count / spread.prod(axis=0)
-
-
 def single_trial_correlation(responses: Iterable[np.ndarray], predictions: Iterable[np.ndarray]) -> np.ndarray:
     """Correlation over all frames of all trials, (neurons,); of trials (neurons, frames), which are gone through once.
 
     Images are one trial whose frames are presentations.
     """
-    streamed = StreamedCorrelation()
+    streamed = None
     for response, prediction in zip(responses, predictions, strict=True):
-        streamed.add(response, prediction)
-    return streamed.value()
+        if response.shape != prediction.shape or response.ndim != 2:
+            found = f"responses {response.shape} and predictions {prediction.shape}"
+            raise ValueError(f"{found} are not both (neurons, frames)")
+        streamed = streamed or StreamedCorrelation(len(response))
+        streamed.add(prediction, response)
+    if streamed is None:
+        raise ValueError("no trials to correlate")
+    return streamed.correlations()
 
 
 def per_trial_correlation(responses: Iterable[np.ndarray], predictions: Iterable[np.ndarray]) -> np.ndarray:
