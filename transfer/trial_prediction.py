@@ -104,7 +104,7 @@ class TrialPredictor:
         return {name: self._tensor(np.stack([t[name] for t in trials])) for name in INPUTS if name in trials[0]}
 
     def _tensor(self, values: np.ndarray) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(values, np.float32)).to(self.device)
+        return torch.from_numpy(np.require(values, np.float32, ["C", "W"])).to(self.device)
 
     def _respond(self, animal: str, inputs: Mapping[str, Tensor]) -> Tensor:
         stimuli = inputs["video"] if "video" in inputs else inputs["images"]
