@@ -151,6 +151,27 @@ VERBS = {
             "murine fit recipe=demo_factorized3d recording=recordings/videos out=runs/fit",
         ),
         Verb(
+            "predict",
+            "predict every frame of every trial with one fitted encoder, or an ensemble",
+            "transfer.predict_config:PredictConfig",
+            "ray_jobs.prediction_verbs:predict",
+            "murine predict 'runs=[runs/fold_0,runs/fold_1]' out=runs/predicted",
+        ),
+        Verb(
+            "score",
+            "score predictions as a team of the competitions does: per neuron, animal, tier and class",
+            "transfer.predict_config:ScoreConfig",
+            "ray_jobs.prediction_verbs:score",
+            "murine score predictions=runs/predicted protocol=organisers out=runs/scores",
+        ),
+        Verb(
+            "submission",
+            "write the files that a competition takes, or check one",
+            "transfer.predict_config:SubmissionConfig",
+            "ray_jobs.prediction_verbs:submission",
+            "murine submission predictions=runs/predicted out=submission",
+        ),
+        Verb(
             "tasks",
             "measure what else each layer tells: textures, objects, their position, pose and size",
             "transfer.config:TasksConfig",
