@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from pretrain.average import WeightAverage
+from pretrain.average import Average
 from pretrain.durable import checksum_path, is_intact, write_atomically
 from pretrain.models import create_model, model_info
 from pretrain.progress import say
@@ -158,7 +158,7 @@ def untrained_backbone(model: str, seed: int) -> TrainedBackbone:
 
 
 def training_state(
-    objective: nn.Module, optimizer: Any, spec: BackboneSpec, epoch: int, average: WeightAverage | None = None
+    objective: nn.Module, optimizer: Any, spec: BackboneSpec, epoch: int, average: Average | None = None
 ) -> dict[str, Any]:
     """What resuming needs: backbone, heads and buffers of the objective, the optimiser's state, and the average's."""
     heads = {key: value for key, value in objective.state_dict().items() if not key.startswith("backbone.")}
@@ -173,7 +173,7 @@ def training_state(
 
 
 def restore_training_state(
-    state: dict[str, Any], objective: nn.Module, optimizer: Any, average: WeightAverage | None = None
+    state: dict[str, Any], objective: nn.Module, optimizer: Any, average: Average | None = None
 ) -> None:
     """Put a checkpoint's state back in place."""
     backbone = {f"backbone.{key}": value for key, value in state["backbone"].items()}

@@ -165,7 +165,7 @@ class OptimizerConfig:
     name: str = setting(
         "momentum",
         "momentum: plain SGD with momentum; nesterov: Nesterov's; adam; adamw; lars: layer-wise rates for large "
-        "batches; timm/<name>: any of timm's, for example timm/lamb",
+        "batches; schedule_free_adamw; timm/<name>: any of timm's, for example timm/lamb",
     )
     args: dict[str, Any] = setting({}, "further arguments of the optimiser, for example {betas: [0.9, 0.95]}")
     lr: float = setting(0.003, "learning rate at the start, or after the warm-up", low=0)
@@ -223,6 +223,9 @@ class AverageConfig:
     )
     warmup: bool = setting(
         True, "the share rises from 0 as 1 - n^(-2/3) at step n, up to decay; false: decay from step 2"
+    )
+    initial: bool = setting(
+        False, "with warmup=false: decay from step 1, so that the weights of the start have a share too (DwiseNeuro)"
     )
 
 

@@ -27,7 +27,7 @@ from torch.optim import Optimizer
 
 from pretrain.accumulate import mean_over_parts, split_batch, sum_over_parts
 from pretrain.autoclip import AutoClip
-from pretrain.average import WeightAverage
+from pretrain.average import Average
 from pretrain.best import Best, keep_as_best
 from pretrain.checkpoint import (
     BackboneSpec,
@@ -110,7 +110,7 @@ class Task:
     parts: Callable[[dict[str, Any]], list[Any]] | None = None
     autoclip: AutoClip | None = None
     judge: Judge | None = None
-    average: WeightAverage | None = None
+    average: Average | None = None
     remember: dict[str, Remembering] = field(default_factory=dict)
     profile: bool = False
     title: str = "pretrain"

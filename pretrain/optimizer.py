@@ -1,12 +1,15 @@
 """Optimisers, and which parameters have weight decay.
 
-What comes in: `OptimizerConfig`. What goes out: an optimiser over an objective's trainable parameters. All but one are
+What comes in: `OptimizerConfig`. What goes out: an optimiser over an objective's trainable parameters. All but two are
 timm's, which are torch's own where torch has them; timm's further ones are named `timm/<name>`.
 
 LARS is lightly's (You et al. 2017, https://arxiv.org/abs/1708.03888): layer-wise rates and decay for weights, neither
 for biases and the scales of norm layers, wherever they lie. The published code misses the norm scales of backbones. It
 also keeps the learning rate inside the momentum; lightly, as torch does, multiplies by it after. At a constant rate
 both are the same.
+
+`schedule_free_adamw` is that of its authors (Defazio et al. 2024, https://arxiv.org/abs/2405.15682; PyPI
+`schedulefree`). It stays in training mode; the weights that it is about are averages, which `pretrain.average` finds.
 """
 
 import difflib
@@ -24,6 +27,7 @@ from pretrain.config import OptimizerConfig
 TIMM_PREFIX = "timm/"
 # timm's "sgd" is Nesterov's; "momentum" is the plain one.
 OWN_NAMES = {"momentum": "momentum", "nesterov": "sgd", "adam": "adam", "adamw": "adamw"}
+SCHEDULE_FREE = "schedule_free_adamw"
 LARS_FAMILY = {"lars", "larc", "nlars", "nlarc"}
 LOOKAHEAD = "lookahead_"
 # Batch and instance norms, ours over processes too, and timm's, which are subclasses of these.
@@ -42,10 +46,16 @@ def make_optimizer(objective: nn.Module, config: OptimizerConfig, fused: bool = 
         ValueError: an unknown name, arguments that do not fit, settings that contradict each other, or an optimiser
             that needs what is not installed.
     """
+    return optimizer_of(parameter_groups(objective, config), config, fused)
+
+
+def optimizer_of(groups: list[dict], config: OptimizerConfig, fused: bool = True) -> Optimizer:
+    """`make_optimizer` of groups of parameters, which may have learning rates of their own."""
     require_known_optimizer(config.name)
-    groups = parameter_groups(objective, config)
     if config.name == "lars":
         return make_lars(groups, config)
+    if config.name == SCHEDULE_FREE:
+        return make_schedule_free(groups, config)
     from timm.optim import create_optimizer_v2
 
     name = timm_name(config.name)
@@ -70,6 +80,19 @@ def make_lars(groups: list[dict], config: OptimizerConfig) -> Optimizer:
     return constructed(config, LARS, groups, **rates, **arguments)
 
 
+def make_schedule_free(groups: list[dict], config: OptimizerConfig) -> Optimizer:
+    """Schedule-Free AdamW, in training mode."""
+    try:
+        from schedulefree import AdamWScheduleFree
+    except ImportError as error:
+        raise ValueError(f"optimizer.name={config.name} needs the package schedulefree: {error}") from error
+    arguments = fitting_arguments(config, AdamWScheduleFree)
+    rates = {"lr": config.lr, "weight_decay": config.weight_decay}
+    optimizer = constructed(config, AdamWScheduleFree, groups, **rates, **arguments)
+    optimizer.train()
+    return optimizer
+
+
 def constructed(config: OptimizerConfig, make: Any, groups: list[dict], **arguments: Any) -> Optimizer:
     """The optimiser, or one line on what its constructor does not take."""
     try:
@@ -84,17 +107,17 @@ def require_known_optimizer(name: str) -> None:
     """One line for a name that neither we nor timm know, or for an optimiser that the loop cannot run."""
     from timm.optim import get_optimizer_info, list_optimizers
 
-    if name in OWN_NAMES or name == "lars":
+    if name in (*OWN_NAMES, "lars", SCHEDULE_FREE):
         return
     inner = name.removeprefix(TIMM_PREFIX).removeprefix(LOOKAHEAD)
     if not name.startswith(TIMM_PREFIX) or inner not in list_optimizers():
-        known = [*OWN_NAMES, "lars", *(TIMM_PREFIX + other for other in list_optimizers())]
+        known = [*OWN_NAMES, "lars", SCHEDULE_FREE, *(TIMM_PREFIX + other for other in list_optimizers())]
         near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
         near += difflib.get_close_matches(TIMM_PREFIX + name, known, n=1, cutoff=0.9)
         hint = f"; nearest: {', '.join(dict.fromkeys(near))}" if near else ""
         raise ValueError(
-            f"unknown optimizer.name={name}{hint} (allowed: {', '.join(OWN_NAMES)}, lars, or timm/<name> for any of "
-            "timm.optim.list_optimizers())"
+            f"unknown optimizer.name={name}{hint} (allowed: {', '.join(OWN_NAMES)}, lars, {SCHEDULE_FREE}, or "
+            "timm/<name> for any of timm.optim.list_optimizers())"
         )
     if get_optimizer_info(inner).second_order:
         raise ValueError(

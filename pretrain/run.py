@@ -256,7 +256,7 @@ def make_task(
         saving=config.checkpoint,
         open_trackers=partial(open_trackers, config.logging.trackers, run.path, config),
         accumulate=config.accumulate,
-        average=make_average(objective.backbone, config.average),
+        average=make_average(objective.backbone, config.average, optimizer),
         remember={"probe": probe},
         profile=config.profile,
     )
