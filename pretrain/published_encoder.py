@@ -80,13 +80,6 @@ PROJECTS = (
 )
 
 
-def is_encoder(model: nn.Module) -> bool:
-    """Whether a model has a core, and readouts by animal."""
-    return isinstance(getattr(model, "core", None), nn.Module) and isinstance(
-        getattr(model, "readouts", None), nn.ModuleDict
-    )
-
-
 def select_encoder_weights(
     encoder: nn.Module, state: Any, origin: str, animals: Mapping[str, str] | None = None
 ) -> PublishedWeights | None:

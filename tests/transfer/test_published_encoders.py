@@ -14,7 +14,7 @@ from tests.pretrain.test_published_neuralpredictors import released_state
 from tests.transfer.published_cases import CASES, Case
 from transfer.encoder_spec import AnimalFacts
 from transfer.published_encoders import create_encoder
-from transfer.published_files import load_published_encoder
+from transfer.published_files import load_published_encoder, published_facts
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +56,10 @@ def test_published_sizes_and_keys(values, name):
     account = select_encoder_weights(encoder, state, file)
     assert set(account.weights) == set(encoder.state_dict())
     assert all(key.rpartition(".")[2] in DERIVED for key in account.ignored), account.ignored
+    # DwiseNeuro's two groups have as many outputs each.
+    surplus = (lambda count: count % 2) if name == "dwiseneuro" else (lambda count: 0)
+    counts = sorted(facts.neurons for facts in published_facts(state).values())
+    assert counts == sorted(count + surplus(count) for count in neurons.values())
 
 
 @pytest.mark.parametrize("file", RELEASED)
