@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 
 from neural_data.recording import Recording
-from neural_data.row_file import RowFile
+from neural_data.row_file import RowFile, TimeFirstTraces
 from neural_data.sensorium_folder import Statistics
 from neural_data.trial_files import TrialFiles, npy_file
 from neural_data.zip_folder import disk_folder
@@ -114,10 +114,9 @@ def _stimuli(rows: RowFile, video: bool) -> TrialFiles:
 
 def _responses(rows: RowFile, dynamic: bool) -> TrialFiles:
     """(trials, neurons, time) or (trials, neurons), NaN where a trial has none."""
-    neurons = rows.shape[0]
     if dynamic:
-        return TrialFiles(rows.channels_first, (len(rows.frames), neurons, int(rows.frames.max())))
-    return TrialFiles(rows.only_frame, (len(rows.frames), neurons))
+        return TimeFirstTraces(rows)
+    return TrialFiles(rows.only_frame, (len(rows.frames), rows.shape[0]))
 
 
 def _dtype(rows: RowFile) -> np.dtype:

@@ -19,6 +19,8 @@ from typing import Any
 
 import numpy as np
 
+from neural_data.trial_files import TrialFiles
+
 DTYPES = ("uint8", "float16", "float32")
 LARGEST_HALF = 65504.0
 
@@ -75,15 +77,16 @@ class RowFile:
         if zlib.crc32(self._bytes(row)) != self.crc32[row]:
             raise ValueError(f"{self.path}: row {row} is damaged (its CRC differs); prepare it again")
 
-    def read(self, row: int) -> np.ndarray:
-        """A row (frames, ...), read-only, in the type of the file; float32 where it had to be halved."""
+    def read(self, row: int, frames: slice = slice(None)) -> np.ndarray:
+        """Frames of a row, (frames, ...): uint8 and float32 as they lie in the file, read-only; of float16 float32."""
         shape = (int(self.frames[row]), *self.shape)
-        values = np.ndarray(shape, self.dtype, self._bytes(row)) if math.prod(shape) else np.empty(shape, self.dtype)
-        return values if not self.halved[row] else np.ldexp(values.astype(np.float32), int(self.halved[row]))
-
-    def channels_first(self, row: int) -> np.ndarray:
-        """A row of traces (frames, channels) as (channels, frames)."""
-        return self.read(row).T
+        if not math.prod(shape):
+            return np.empty((len(range(shape[0])[frames]), *self.shape), np.float32)
+        values = np.ndarray(shape, self.dtype, self._bytes(row))[frames]
+        if self.dtype != np.float16:
+            return values
+        wide = _widened(values)
+        return np.ldexp(wide, int(self.halved[row])) if self.halved[row] else wide
 
     def only_frame(self, row: int) -> np.ndarray:
         """The one frame of a row; NaN where it has none."""
@@ -98,6 +101,34 @@ class RowFile:
         with open(self.path, "rb") as file:
             mapped = mmap.mmap(file.fileno(), stop - first, access=mmap.ACCESS_READ, offset=first)
         return memoryview(mapped)[start - first :]
+
+
+def _widened(values: np.ndarray) -> np.ndarray:
+    """float16 as float32, the same numbers; torch is asked because numpy takes twenty times as long."""
+    import torch
+
+    return torch.from_numpy(np.array(values)).float().numpy()
+
+
+class TimeFirstTraces(TrialFiles):
+    """Traces (rows, channels, time) in a file that has time first; of a window only its own frames are read.
+
+    What comes back lies in memory as it does in the file, time first.
+    """
+
+    def __init__(self, rows: RowFile) -> None:
+        self.rows = rows
+        super().__init__(self._whole, (len(rows.frames), rows.shape[0], int(rows.frames.max())))
+
+    def _whole(self, row: int) -> np.ndarray:
+        return self.rows.read(row).T
+
+    def _trial(self, row: int, rest: tuple[Any, ...]) -> np.ndarray:
+        if len(rest) == 2 and rest[0] == slice(None) and isinstance(rest[1], slice):
+            wanted = range(self.shape[2])[rest[1]]
+            if wanted.step > 0 and len(wanted) and wanted[-1] < self.rows.frames[row]:
+                return self.rows.read(row, slice(wanted[0], wanted[-1] + 1, wanted.step)).T
+        return super()._trial(row, rest)
 
 
 def as_written(values: np.ndarray, dtype: np.dtype) -> tuple[np.ndarray, int, float]:
