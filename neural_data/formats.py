@@ -16,6 +16,7 @@ FORMATS = {
     "arrays": "your own arrays: .npz, .mat, .h5, .zarr, or a folder of .npy files with images and responses",
     "sensorium": "a folder or .zip of Sensorium 2022, 2023 or Franke 2022, with data/ and meta/",
     "experanto": "a folder of devices with screen/meta.yml",
+    "prepared": "a folder that `murine data prepare` has written, with prepared.json",
     "nwb": "a session of the Allen Brain Observatory, .nwb",
 }
 
@@ -48,6 +49,8 @@ def format_of(path: Path) -> str | None:
         return "arrays"
     if not path.is_dir():
         return None
+    if (path / "prepared.json").is_file():
+        return "prepared"
     if any((path / "data" / kind).is_dir() for kind in ("images", "videos")):
         return "sensorium"
     if (path / "screen" / "meta.yml").is_file():
@@ -76,6 +79,8 @@ def reader(name: str) -> Callable[[Path], Recording]:
         from neural_data.allen import read_nwb as read
     elif name == "sensorium":
         from neural_data.sensorium import read_sensorium as read
+    elif name == "prepared":
+        from neural_data.prepared import read_prepared as read
     elif name == "experanto":
         from neural_data.experanto import read_experanto as read
     else:

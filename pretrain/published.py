@@ -78,11 +78,12 @@ def select_weights(model: nn.Module, state: Any, origin: str) -> PublishedWeight
     Raises:
         ValueError: no backbone in it, or a weight that is missing, left over or of another shape; the first is named.
     """
-    # It takes the account from here.
-    from pretrain.published_encoder import is_encoder, select_encoder_weights
+    if is_encoder(model):
+        # It takes the account from here, and is not needed for backbones.
+        from pretrain.published_encoder import select_encoder_weights
 
-    if is_encoder(model) and (whole := select_encoder_weights(model, state, origin)):
-        return whole
+        if whole := select_encoder_weights(model, state, origin):
+            return whole
     wanted = model.state_dict()
     found = best_candidate(state, wanted, origin)
     require_same_shapes(found, wanted, origin)
@@ -97,6 +98,13 @@ def select_weights(model: nn.Module, state: Any, origin: str) -> PublishedWeight
         more = f" and {len(extra) - 1} more" if extra[1:] else ""
         raise ValueError(f"{origin} has weights that the model does not: {extra[0]!r}{more}; is it another network's?")
     return accounted(state, found, found.named(wanted))
+
+
+def is_encoder(model: nn.Module) -> bool:
+    """Whether a model has a core, and readouts by animal."""
+    return isinstance(getattr(model, "core", None), nn.Module) and isinstance(
+        getattr(model, "readouts", None), nn.ModuleDict
+    )
 
 
 def select_matching(model: nn.Module, state: Any, origin: str) -> PublishedWeights:

@@ -8,7 +8,7 @@ letter them do it in the order of their publications. Animals that the encoder d
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,7 +22,7 @@ from pretrain import (
     published_viv1t,
 )
 from pretrain.published import PublishedWeights
-from pretrain.published_names import DATA_PARALLEL, OurWeights, shape_of
+from pretrain.published_names import DATA_PARALLEL, OurWeights, require_fit
 
 # Where the weights lie in a file's dict, and what `torch.compile` puts into names.
 PLACES = ("nn_state_dict", "model", "state_dict")
@@ -80,13 +80,6 @@ PROJECTS = (
 )
 
 
-def is_encoder(model: nn.Module) -> bool:
-    """Whether a model has a core, and readouts by animal."""
-    return isinstance(getattr(model, "core", None), nn.Module) and isinstance(
-        getattr(model, "readouts", None), nn.ModuleDict
-    )
-
-
 def select_encoder_weights(
     encoder: nn.Module, state: Any, origin: str, animals: Mapping[str, str] | None = None
 ) -> PublishedWeights | None:
@@ -103,15 +96,26 @@ def select_encoder_weights(
             missing, left over or of another shape; the first is named.
     """
     place, named = tensors_of(state)
-    project = next((each for each in PROJECTS if any(each.sign.match(name) for name in named)), None)
+    project = project_of(named)
     if project is None:
         return None
     weights = project.rename({name: value for name, (_, value) in named.items()})
     pairs = paired_animals(weights, project, encoder, origin, animals)
     ours = of_encoder(weights, pairs, encoder)
-    for line in misfits(ours, encoder.state_dict(), origin):
-        raise ValueError(line)
+    require_fit(ours, encoder.state_dict(), origin)
     return account(ours, named, state, place)
+
+
+def published_weights(state: Any) -> OurWeights | None:
+    """All weights in a file's dict by our names, animals by the file's; None where it is of none of the projects."""
+    named = tensors_of(state)[1]
+    project = project_of(named)
+    return project.rename({name: value for name, (_, value) in named.items()}) if project else None
+
+
+def project_of(names: Collection[str]) -> Project | None:
+    """The project whose signs the names in a file have."""
+    return next((each for each in PROJECTS if any(each.sign.match(name) for name in names)), None)
 
 
 def tensors_of(state: Any) -> tuple[str, dict[str, tuple[str, Tensor]]]:
@@ -178,19 +182,6 @@ def unused_shifter(kind: str, animal: str, encoder: nn.Module) -> bool:
     """Whether this is a shifter that no readout would use."""
     without = animal not in getattr(encoder, "shifters", {})
     return kind == "shifters." and without and not getattr(encoder.readouts[animal], "has_positions", True)
-
-
-def misfits(weights: OurWeights, wanted: Mapping[str, Tensor], origin: str) -> Iterator[str]:
-    """A line on each weight that does not fit, by our name and the file's."""
-    for name, value in weights.items():
-        there = ", ".join(weights.sources[name])
-        if name not in wanted:
-            yield f"{origin} has {there!r}, shape {shape_of(value)}, which is {name!r} here and not in the model"
-        elif shape_of(value) != shape_of(wanted[name]):
-            yield f"{there!r} has shape {shape_of(value)} in {origin}, {name!r} in the model {shape_of(wanted[name])}"
-    for name, value in wanted.items():
-        if name not in weights:
-            yield f"{origin} has no weights for {name!r}, shape {shape_of(value)}"
 
 
 def account(

@@ -60,12 +60,14 @@ def require_fit(weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor], ori
 
 
 def misfits(weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor], origin: str) -> Iterator[str]:
-    """A line on each weight that does not fit."""
+    """A line on each weight that does not fit, with its published name where that is another one."""
     for name, value in weights.items():
+        there = ", ".join(getattr(weights, "sources", {}).get(name, (name,)))
+        known = repr(name) if there == name else f"{there!r} ({name!r} here)"
         if name not in wanted:
-            yield f"{origin} has {name!r}, shape {shape_of(value)}, which the model does not have"
+            yield f"{origin} has {known}, shape {shape_of(value)}, which the model does not have"
         elif shape_of(value) != shape_of(wanted[name]):
-            yield f"{name!r} has shape {shape_of(value)} in {origin}, {shape_of(wanted[name])} in the model"
+            yield f"{known} has shape {shape_of(value)} in {origin}, {shape_of(wanted[name])} in the model"
     for name, value in wanted.items():
         if name not in weights:
             yield f"{origin} has no {name!r}, shape {shape_of(value)}"

@@ -93,19 +93,6 @@ def from_published(state: Mapping[str, Tensor]) -> OurWeights:
     return found
 
 
-def require_fit(weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor], origin: str) -> None:
-    """ValueError with the first weight that a model has and `origin` has not, or in another shape, or the reverse."""
-    for name, there in wanted.items():
-        if name not in weights:
-            raise ValueError(f"{origin} has no weights for {name!r}, shape {tuple(there.shape)}")
-        if weights[name].shape != there.shape:
-            here = tuple(weights[name].shape)
-            raise ValueError(f"{name!r} has shape {here} in {origin}, {tuple(there.shape)} in the model")
-    for name, here in weights.items():
-        if name not in wanted:
-            raise ValueError(f"{origin} has {name!r}, shape {tuple(here.shape)}, which the model has not")
-
-
 def core_weight(rest: str, key: str, value: Tensor, rotations: int) -> list[tuple[str, Tensor]]:
     """Our name and form of one entry below `core.`; none of a constant that is ours too."""
     if LAPLACE.fullmatch(rest):

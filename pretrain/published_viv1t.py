@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from pretrain.models.viv1t import BEHAVIORS
-from pretrain.published_names import OurWeights
+from pretrain.published_names import OurWeights, require_fit
 
 # By the published `--core_pos_encoding`; the two versions count differently.
 COMPETITION_POSITIONS = ("none", "joint", "convolved", "learned", "learned_sinusoidal", "sinusoidal")
@@ -86,6 +86,7 @@ RENAMED = tuple(
     )
 )
 
+ORIGIN = "the published file"
 OF_READOUT = re.compile(r"readouts\.(\w+)\.(?:features|_features|layer\..+)")
 # What the readouts of all animals share lies beside them there.
 SHARED_ATTENTION = re.compile(r"readouts\.(position_embedding\.twod_pe|to_kv\.weight)")
@@ -125,7 +126,7 @@ def from_published(state: Mapping[str, Any], encoder: nn.Module | None = None) -
         else:
             weights.put(name, value, published)
     if encoder is not None:
-        require_fit(weights, encoder.state_dict())
+        require_fit(weights, encoder.state_dict(), ORIGIN)
     return weights
 
 
@@ -135,7 +136,7 @@ def core_weights(state: Mapping[str, Any], core: nn.Module | None = None) -> dic
     weights = from_published(state)
     weights = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
     if core is not None:
-        require_fit(weights, core.state_dict())
+        require_fit(weights, core.state_dict(), ORIGIN)
     return weights
 
 
@@ -148,20 +149,6 @@ def our_name(published: str) -> str | None:
         if match:
             return match.expand(ours)
     raise ValueError(f"ViV1T has no weight of the name {published!r}; is the file of another model?")
-
-
-def require_fit(weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
-    for name, value in wanted.items():
-        if name not in weights:
-            raise ValueError(f"the published weights lack {name!r}, shape {tuple(value.shape)}")
-        if weights[name].shape != value.shape:
-            found = tuple(weights[name].shape)
-            raise ValueError(f"{name!r} has shape {found} in the published weights, {tuple(value.shape)} in the model")
-    left = [name for name in weights if name not in wanted]
-    if left:
-        raise ValueError(
-            f"the published weights have {left[0]!r}, shape {tuple(weights[left[0]].shape)}, which the model lacks"
-        )
 
 
 def published_arguments(args: Mapping[str, Any]) -> dict[str, Any]:

@@ -48,15 +48,19 @@ class RecipesConfig:
 
 @dataclass
 class DataConfig:
-    """Which recordings to fetch, list, look into or convert."""
+    """Which recordings to fetch, list, look into, convert or prepare for training."""
 
-    action: str | None = setting(None, "what to do; the first word", choices=("fetch", "list", "info", "convert"))
+    action: str | None = setting(
+        None, "what to do; the first word", choices=("fetch", "list", "info", "convert", "prepare")
+    )
     what: list[str] = setting([], "what to do it with; the words after it")
     out: str | None = setting(
         None, "folder that receives it (default for fetch: that of the source in $MURINE_DATA, or in the user's cache)"
     )
     yes: bool = setting(False, "fetch without a question after size and licence")
     mirror: str | None = setting(None, "URL of a copy of the folder, which serves the files instead of their source")
+    stimuli: str = setting("uint8", "prepare: how grey levels are kept", choices=("uint8", "float32"))
+    responses: str = setting("float16", "prepare: how responses are kept", choices=("float16", "float32"))
 
 
 @dataclass(frozen=True)
@@ -94,7 +98,7 @@ VERBS = {
         ),
         Verb(
             "data",
-            "fetch public recordings, list them, say what is in a file, convert the packaged ones",
+            "fetch public recordings, list them, say what is in a file, convert packaged ones, prepare for training",
             "ray_jobs.config:DataConfig",
             "ray_jobs.data_verbs:data",
             "murine data fetch allen session_715093703",
@@ -112,6 +116,7 @@ VERBS = {
                 ),
                 ("info <path>", "animals, areas, neurons, stimuli, repeats, and what is missing"),
                 ("convert <file.pkl> out=<folder>", "a package of mouse-vision in an open format"),
+                ("prepare <path> out=<folder>", "each recording as training reads it fastest, in a folder of its name"),
             ),
         ),
         Verb(

@@ -1,4 +1,4 @@
-"""What `murine data` does: list what can be fetched, fetch it, say what is in a file, convert a package.
+"""What `murine data` does: list what can be fetched, fetch it, say what is in a file, convert a package, prepare.
 
 What comes in: a `DataConfig`. What goes out: tables and paths on stdout; sizes, licences, the question whether to
 download, and progress on stderr.
@@ -25,7 +25,7 @@ PIPED_WIDTH = 120  # characters in a line of a table where there is no terminal 
 
 def data(config: DataConfig) -> None:
     """Do what the first word says."""
-    actions = {"fetch": fetch, "list": list_known, "info": info, "convert": convert}
+    actions = {"fetch": fetch, "list": list_known, "info": info, "convert": convert, "prepare": prepare}
     if config.action is None:
         raise ConfigError(f"say what to do: {', '.join(actions)} (`murine data --help` has examples)")
     actions[config.action](config)
@@ -126,6 +126,29 @@ def convert(config: DataConfig) -> None:
 
     convert_packaged(Path(path), Path(config.out))
     print(config.out)
+
+
+def prepare(config: DataConfig) -> None:
+    """Write each recording at a path as training reads it fastest; those that are there already are left."""
+    path = one_path(config, "prepare")
+    if config.out is None:
+        raise ConfigError("prepare: out is not set; name the folder that receives a folder per recording, out=<folder>")
+    from neural_data.formats import read_recordings
+    from neural_data.prepared import read_prepared
+    from neural_data.prepared_writer import prepared_bytes, prepared_rows, require_space, write_prepared
+
+    recordings = {Path(config.out) / recording.name: recording for recording in read_recordings(Path(path))}
+    missing = {folder: recording for folder, recording in recordings.items() if not folder.exists()}
+    types = {"stimuli": config.stimuli, "responses": config.responses}
+    require_space(Path(config.out), sum(prepared_bytes(recording, **types) for recording in missing.values()))
+    # Everything is written once, and read once to check it.
+    with progress("preparing", 2 * sum(map(prepared_rows, missing.values()))) as meter:
+        for folder, recording in missing.items():
+            write_prepared(recording, folder, **types, advance=meter.advance)
+    for folder, recording in recordings.items():
+        if folder not in missing and read_prepared(folder).name != recording.name:
+            raise ValueError(f"{folder}: found another recording, expected {recording.name}")
+        print(folder)
 
 
 def one_path(config: DataConfig, action: str) -> str:

@@ -98,19 +98,28 @@ class Encoder(nn.Module):
         """Responses (batch, neurons[, frames]) of one animal.
 
         Where `animal` names one for each sample, responses by animal, each of its samples in the order of the batch.
+        They go through the core together, unless it has parts of its own for animals.
         """
         one = isinstance(animal, str)
         for name in [animal] if one else dict.fromkeys(animal):
             self.readout_of(name)
-        features = self.core(stimuli, behavior=behavior, pupil_center=pupil_center, animal=animal)
         if one:
+            features = self.core(stimuli, behavior=behavior, pupil_center=pupil_center, animal=animal)
             return self.respond(features, animal, behavior, pupil_center)
+        apart = self.core_has_animals()
+        features = None if apart else self.core(stimuli, behavior=behavior, pupil_center=pupil_center)
         found = {}
         for name in dict.fromkeys(animal):
-            rows = torch.tensor([row for row, of in enumerate(animal) if of == name], device=features.device)
-            signals = (None if signal is None else signal[rows] for signal in (behavior, pupil_center))
-            found[name] = self.respond(features[rows], name, *signals)
+            rows = torch.tensor([row for row, of in enumerate(animal) if of == name], device=stimuli.device)
+            signals = [None if signal is None else signal[rows] for signal in (behavior, pupil_center)]
+            own = self.core(stimuli[rows], *signals, animal=name) if apart else features[rows]
+            found[name] = self.respond(own, name, *signals)
         return found
+
+    def core_has_animals(self) -> bool:
+        """Whether a part of the core is one animal's, as V1T's and ViV1T's can be."""
+        named = (part for part in self.core.modules() if isinstance(part, nn.ModuleDict))
+        return any(animal in part for part in named for animal in self.readouts)
 
     def respond(
         self, features: Tensor, animal: str, behavior: Tensor | None = None, pupil_center: Tensor | None = None

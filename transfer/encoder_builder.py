@@ -6,6 +6,7 @@ size of the frames, values of behaviour, what the core makes of them) are worked
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -120,7 +121,8 @@ def made_readout(spec: EncoderSpec, encoder: Encoder, name: str, facts: AnimalFa
         arguments["keys_values"] = encoder.readout_of(encoder.animals[0]).keys_values
     shape = features_shape(spec, encoder.core, facts)
     arguments |= spec.readout_arguments
-    return built(f"readout {spec.readout!r}", create_readout, {"name": spec.readout} | arguments, shape, facts.neurons)
+    build = partial(create_readout, spec.readout, shape, facts.neurons)
+    return built(f"readout {spec.readout!r}", build, arguments)
 
 
 def first_axes(facts: AnimalFacts, axes: int, name: str) -> Any:
@@ -145,7 +147,7 @@ def made_shifter(spec: EncoderSpec, name: str, facts: AnimalFacts) -> nn.Module 
         raise ValueError(f"there is no shifter {unknown(spec.shifter, SHIFTERS)}")
     if not facts.pupil_channels:
         raise ValueError(f"animal {name!r} has no pupil centre, from which a shifter takes the shift; set shifter=null")
-    return built(f"shifter {spec.shifter!r}", SHIFTERS[spec.shifter], dict(spec.shifter_arguments))
+    return built(f"shifter {spec.shifter!r}", SHIFTERS[spec.shifter], spec.shifter_arguments)
 
 
 def made_modulator(spec: EncoderSpec, facts: AnimalFacts) -> nn.Module | None:
@@ -156,21 +158,20 @@ def made_modulator(spec: EncoderSpec, facts: AnimalFacts) -> nn.Module | None:
         raise ValueError(f"there is no modulator {unknown(spec.modulator, MODULATORS)}")
     arguments: dict[str, Any] = {"behavior_inputs": facts.behavior_channels} if spec.modulator == "gain" else {}
     arguments |= spec.modulator_arguments
-    return built(f"modulator {spec.modulator!r}", MODULATORS[spec.modulator], {"neurons": facts.neurons} | arguments)
+    build = partial(MODULATORS[spec.modulator], facts.neurons)
+    return built(f"modulator {spec.modulator!r}", build, arguments)
 
 
 def made_activation(spec: EncoderSpec) -> nn.Module:
     """The output activation."""
-    arguments = {"name": spec.activation} | spec.activation_arguments
-    return built(f"activation {spec.activation!r}", create_activation, arguments)
+    build = partial(create_activation, spec.activation)
+    return built(f"activation {spec.activation!r}", build, spec.activation_arguments)
 
 
-def built(what: str, build: Callable[..., nn.Module], arguments: Mapping[str, Any], *places: Any) -> Any:
-    """A part from its arguments, after `name` those by place; ValueError for arguments that it does not take."""
-    arguments = dict(arguments)
-    first = [arguments.pop("name")] if "name" in arguments else []
+def built(what: str, build: Callable[..., nn.Module], arguments: Mapping[str, Any]) -> Any:
+    """A part from its arguments; ValueError where it does not take them."""
     try:
-        return build(*first, *places, **arguments)
+        return build(**arguments)
     except TypeError as error:
         given = ", ".join(arguments) or "none"
         raise ValueError(f"{what} does not take these arguments ({given}): {error}") from error

@@ -15,11 +15,13 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from pretrain.autoclip import AutoClip
 from pretrain.average import make_average
 from pretrain.execution import checkpoint_activations
-from pretrain.loop import Task, Training
+from pretrain.loop import Judge, Task, Training
+from pretrain.optimizer import require_known_optimizer
 from pretrain.progress import say
 from pretrain.run import device_name
 from pretrain.run_folder import RunFolder, open_run
@@ -27,19 +29,21 @@ from pretrain.step_timer import StepTimer
 from pretrain.trackers import open_trackers, require_installed
 from transfer.cutmix import CutMix
 from transfer.distillation import Distillation
+from transfer.encoder import Encoder
 from transfer.encoder_builder import build_encoder
 from transfer.encoder_spec import unknown
-from transfer.fit_config import FitConfig
+from transfer.fit_config import FitConfig, FitScheduleConfig
 from transfer.fit_data import FitData, fit_spec, normalised, open_data, require_same_neurons
 from transfer.fit_encoder import animal_facts, encoder_spec, make_encoder
 from transfer.fit_objective import FitObjective
-from transfer.fit_optimizer import make_fit_optimizer, require_known_optimizer
-from transfer.fit_schedule import make_schedule
+from transfer.fit_optimizer import make_fit_optimizer
+from transfer.fit_schedule import FitSchedule
 from transfer.fit_trials import say_trials
 from transfer.fitted import FitSpec, load_fitted
 from transfer.losses import LOSSES, ResponseLoss, TrialCounts, create_loss
 from transfer.normalisation import Normalisation
 from transfer.normalisation_rules import NORMALISATIONS
+from transfer.plateau import EarlyStopping, make_plateau
 from transfer.trial_stream import TrialStream
 from transfer.validation import Validation
 
@@ -161,9 +165,8 @@ def make_task(
         fabric.device,
     )
     steps_per_epoch = stream.steps_per_epoch
-    optimizer = make_fit_optimizer(objective.backbone, config)
-    set_lr, judge = make_schedule(config, steps_per_epoch)
-    cutmix = CutMix(config.cutmix.probability, config.cutmix.alpha, config.seed) if config.cutmix.probability else None
+    optimizer, judge = fit_optimizer(config, objective.backbone), make_judge(config.schedule)
+    cutmix = make_cutmix(config, objective.backbone)
 
     def prepared(step: int, timer: StepTimer) -> Iterator[dict[str, Any]]:
         batches = stream.batches(step, config.epochs * steps_per_epoch)
@@ -188,7 +191,7 @@ def make_task(
         optimizer=optimizer,
         spec=spec,
         prepared=prepared,
-        set_lr=set_lr,
+        set_lr=make_schedule(config, steps_per_epoch, judge),
         measure=measure,
         measure_due=partial(validation_is_due, config, data, steps_per_epoch),
         epochs=config.epochs,
@@ -202,12 +205,51 @@ def make_task(
         parts=partial(objective.parts, accumulate=micro_batches(config)),
         autoclip=AutoClip(config.optimizer.autoclip) if config.optimizer.autoclip else None,
         judge=judge,
-        average=make_average(objective.backbone, config.average),
+        average=make_average(objective.backbone, config.average, optimizer),
         remember={"validation": validation},
         profile=config.profile,
         title="fit",
         samples="samples",
     )
+
+
+def fit_optimizer(config: FitConfig, encoder: Encoder) -> Optimizer:
+    """The optimiser, with the rates and decays that parts have of their own."""
+    of_part = {"core": config.core, "readouts": config.readout, "shifters": config.shifter}
+    of_part |= {"modulators": config.modulator, "activations": config.activation}
+    settings = config.optimizer
+    return make_fit_optimizer(
+        encoder,
+        settings.name,
+        settings.lr,
+        settings.weight_decay,
+        settings.args,
+        lr_of={part: own.lr for part, own in of_part.items()},
+        weight_decay_of={part: own.weight_decay for part, own in of_part.items()},
+        fused=config.precision != "16-mixed",
+    )
+
+
+def make_judge(schedule: FitScheduleConfig) -> Judge | None:
+    """Who says when the rate is lowered or training ends, where anyone does."""
+    if schedule.name == "plateau":
+        return make_plateau(schedule.counting, schedule.patience, schedule.reductions, schedule.tolerance)
+    return EarlyStopping(schedule.patience) if schedule.patience else None
+
+
+def make_schedule(config: FitConfig, steps_per_epoch: int, judge: Judge | None) -> FitSchedule:
+    """The learning rate of each step."""
+    own = ("name", "warmup_steps", "warmup_epochs", "warmup_ratio", "min_lr", "second_epoch", "factor")
+    keys = {name: getattr(config.schedule, name) for name in own}
+    return FitSchedule(steps_per_epoch=steps_per_epoch, epochs=config.epochs, judge=judge, **keys)
+
+
+def make_cutmix(config: FitConfig, encoder: Encoder) -> CutMix | None:
+    """CutMix, where samples are mixed; of a core that makes planes of signals these are pasted too, as published."""
+    if not config.cutmix.probability:
+        return None
+    planes = getattr(encoder.core, "planes", None)
+    return CutMix(config.cutmix.probability, config.cutmix.alpha, config.seed, planes)
 
 
 def micro_batches(config: FitConfig) -> int:

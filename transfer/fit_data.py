@@ -72,7 +72,7 @@ def require_same_neurons(animals: dict[str, Animal], initial: Fitted | None) -> 
 
 
 def normalised(config: FitConfig, data: FitData, initial: Fitted | None, run: RunFolder) -> dict[str, Normalisation]:
-    """The normalisation of each animal: of the run's own checkpoint, where there is one, else of its training trials."""
+    """The normalisation of each animal, from the run's own checkpoint or, before there is one, of training trials."""
     if path := newest_checkpoint(run.path / "checkpoints"):
         animals = read_checkpoint(path)["model"]["animals"]
         return {name: Normalisation.from_state(animals[name]["normalisation"]) for name in data.animals}

@@ -142,10 +142,11 @@ class HierarchicalGaussianReadout(GaussianReadout):
         positions = positions.expand(len(maps), -1, -1)
         at_once = max(1, VALUES_AT_ONCE // (maps.shape[1] * self.neurons))
         weights = self.weights()
-        # As torch does it for a sampled grid, in single precision also where the core is not.
+        # As torch does it for a sampled grid, in the parameters' precision also where the core is not in it.
+        maps, positions = maps.to(weights.dtype), positions.to(weights.dtype)
         with torch.autocast(maps.device.type, enabled=False):
             parts = [
-                without_keeping(read_points, some_maps.float(), some_positions, weights)
+                without_keeping(read_points, some_maps, some_positions, weights)
                 for some_maps, some_positions in zip(maps.split(at_once), positions.split(at_once), strict=True)
             ]
         finest, *coarse = torch.cat(parts, 1).unbind(2)

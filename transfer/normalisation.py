@@ -17,7 +17,7 @@ from neural_data.recording import Recording
 from transfer.frame_statistics import STIMULI
 from transfer.normalisation_rules import NORMALISATIONS
 from transfer.normalisation_statistics import affine, inputs_of, known_frames, moments_of, source_std
-from transfer.response_space import response_scale
+from transfer.response_space import response_precision, response_scale
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,13 +49,11 @@ class Normalisation:
         """
         frames = np.zeros(1, np.int64) if frames is None else np.asarray(frames)
         self._check(frames)
-        changed = {}
-        for part, values in trial.items():
-            if part == "responses":
-                changed[part] = self._responses(values, frames)
-            else:
-                changed[part] = self._input(part, np.asarray(values), frames)
-        return changed
+        at = _evenly_spaced(frames)
+        return {
+            part: self._responses(values, at) if part == "responses" else self._input(part, np.asarray(values), at)
+            for part, values in trial.items()
+        }
 
     def state(self) -> dict[str, Any]:
         """Plain data and tensors, from which `from_state` makes the same normalisation; safe in a checkpoint."""
@@ -92,16 +90,26 @@ class Normalisation:
                 f"{self.frames - 1}; read the recording with max_frames={self.frames}"
             )
 
-    def _responses(self, values: np.ndarray, frames: np.ndarray) -> np.ndarray:
+    @cached_property
+    def _response_scale_time_first(self) -> np.ndarray:
+        return np.ascontiguousarray(self._response_scale.T)
+
+    def _responses(self, values: np.ndarray, frames: slice | np.ndarray) -> np.ndarray:
+        """Responses (neurons[, time]), which lie in memory as they did before: time first of the prepared layout."""
         responses = np.asarray(values, np.float32)
         if self.rectified:
             responses = np.maximum(responses, 0)
         if self.response_space == "raw":
             return responses
-        scale = self._response_scale if self._response_scale.shape[1] == 1 else self._response_scale[:, frames]
-        return responses * (scale if responses.ndim == 2 else scale[:, 0])
+        if responses.ndim == 1:
+            return responses * self._response_scale[:, 0]
+        if self._response_scale.shape[1] == 1:
+            return responses * self._response_scale
+        if responses.flags.c_contiguous:
+            return responses * self._response_scale[:, frames]
+        return (responses.T * self._response_scale_time_first[frames]).T
 
-    def _input(self, part: str, values: np.ndarray, frames: np.ndarray) -> np.ndarray:
+    def _input(self, part: str, values: np.ndarray, frames: slice | np.ndarray) -> np.ndarray:
         changed = np.asarray(values, np.float32)
         if part in self.divisor:
             offset, divisor = (_of_frames(part, stored[part], values, frames) for stored in (self.offset, self.divisor))
@@ -134,6 +142,8 @@ def fit_normalisation(name: str, recording: Recording, rows: np.ndarray, scale: 
     std = source_std(recording)
     if "responses" in moments:
         std[rule.response_space] = moments["responses"].std
+    if rule.response_space != "raw":
+        _check_std(recording, std[rule.response_space])
     offset, divisor = {}, {}
     for part, change in changed.items():
         # Gaze is a hundred pixels give or take four: its mean is taken off in float64, which costs nothing.
@@ -151,7 +161,22 @@ def fit_normalisation(name: str, recording: Recording, rows: np.ndarray, scale: 
     )
 
 
-def _of_frames(part: str, stored: np.ndarray, values: np.ndarray, frames: np.ndarray) -> np.ndarray:
+def _check_std(recording: Recording, std: np.ndarray) -> None:
+    try:
+        response_precision(std)
+    except ValueError as error:
+        raise ValueError(f"{recording.name}: {error}") from None
+
+
+def _evenly_spaced(frames: np.ndarray) -> slice | np.ndarray:
+    """Frames as a slice where they are evenly spaced, which needs no copy of what is indexed."""
+    step = int(frames[1] - frames[0]) if len(frames) > 1 else 1
+    if step < 1 or not len(frames) or (np.diff(frames) != step).any():
+        return frames
+    return slice(int(frames[0]), int(frames[-1]) + 1, step)
+
+
+def _of_frames(part: str, stored: np.ndarray, values: np.ndarray, frames: slice | np.ndarray) -> np.ndarray:
     """What belongs to the frames of `values`, in a shape that fits them."""
     if part in STIMULI:
         return stored[frames] if part == "video" and stored.ndim == values.ndim else stored

@@ -5,7 +5,8 @@ windows. What goes out: for each training step, by animal, a dictionary of tenso
 
     video         float32 (batch, channels, time, height, width), or images (batch, channels, height, width)
     behavior      float32 (batch, K[, time]), and pupil_center (batch, 2[, time]), where the animal has them
-    responses     float32 (batch, neurons[, time]), in the response space of the normalisation
+    responses     float32 (batch, neurons[, time]), in the response space of the normalisation; of prepared recordings
+                  a view of memory with time first
     valid         bool (batch, time), False at the padding of trials that are shorter; only where there is time
     index         int64 (batch,), rows of the recording's trials
 
@@ -61,7 +62,8 @@ class TrialStream:
         _check_animals(recordings, rows, normalisations)
         self.recordings, self.normalisations = dict(recordings), dict(normalisations)
         self.rows = {animal: _checked_rows(recordings[animal], rows[animal]) for animal in recordings}
-        lengths = {animal: recordings[animal].frames[self.rows[animal]] for animal in recordings}
+        self.frames = {animal: recording.frames for animal, recording in recordings.items()}
+        lengths = {animal: self.frames[animal][self.rows[animal]] for animal in recordings}
         timeless = [animal for animal, recording in recordings.items() if not recording.dynamic]
         if timeless and len(timeless) < len(recordings):
             raise ValueError(f"{timeless[0]} has one response per trial, other animals have responses in time")
@@ -125,9 +127,8 @@ class TrialStream:
         recording, normalisation = self.recordings[animal], self.normalisations[animal]
         if not recording.dynamic:
             return self._checked(animal, row, normalisation.apply(recording.trial(row)))
-        frames = self.plan.numbers(start, int(recording.frames[row]))
-        trial = recording.trial(row, int(frames[0]), int(frames[-1]) + 1)
-        window = {part: _strided(values, part, self.plan.stride) for part, values in trial.items()}
+        frames = self.plan.numbers(start, int(self.frames[animal][row]))
+        window = window_of_trial(recording, row, frames)
         sample = self._checked(animal, row, normalisation.apply(window, frames))
         sample["valid"] = np.ones(len(frames), bool)
         missing = 0 if self.plan.whole else self.plan.frames - len(frames)
@@ -144,13 +145,24 @@ class TrialStream:
         return sample
 
 
+def window_of_trial(recording: Recording, row: int, frames: np.ndarray) -> dict[str, np.ndarray]:
+    """Evenly spaced frames of a trial with time: `Recording.trial`, but that frames between are not read."""
+    window = slice(int(frames[0]), int(frames[-1]) + 1, int(frames[1] - frames[0]) if len(frames) > 1 else 1)
+    stimulus = int(recording.trials["stimulus"].iat[row])
+    if recording.video:
+        found = {"video": np.asarray(recording.stimuli[stimulus, window])}
+    else:
+        found = {"images": np.asarray(recording.stimuli[stimulus])}
+    for part in ("responses", "behavior", "pupil_center"):
+        values = getattr(recording, part)
+        if values is not None:
+            found[part] = np.asarray(values[row, :, window] if len(values.shape) == 3 else values[row])
+    return found
+
+
 def _time_axis(part: str) -> int:
     """Of a sample as `Normalisation.apply` gives it."""
     return 1 if part == "video" else -1
-
-
-def _strided(values: np.ndarray, part: str, stride: int) -> np.ndarray:
-    return values[::stride] if part == "video" else values[..., ::stride] if values.ndim == 2 else values
 
 
 def _padded(values: np.ndarray, part: str, missing: int) -> np.ndarray:
@@ -167,6 +179,9 @@ def _stacked(samples: list[np.ndarray], part: str) -> Tensor:
     if len({values.shape for values in samples}) > 1:
         longest = max(values.shape[_time_axis(part)] for values in samples)
         samples = [_padded(values, part, longest - values.shape[_time_axis(part)]) for values in samples]
+    if samples[0].ndim == 2 and not samples[0].flags.c_contiguous:
+        # Responses that lie time first in memory stay so: turning them takes longer than all else.
+        return torch.from_numpy(np.stack([values.T for values in samples])).transpose(1, 2)
     return torch.from_numpy(np.stack(samples))
 
 

@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from pretrain.average import make_average
-from pretrain.config import AverageConfig
+from pretrain.average import WeightAverage, make_average
+from pretrain.config import AverageConfig, OptimizerConfig
+from pretrain.optimizer import make_optimizer
 
 
 def backbone() -> nn.Sequential:
@@ -133,3 +134,53 @@ def test_no_average_where_none_is_asked_for():
     assert make_average(backbone(), AverageConfig()) is None
     average = make_average(backbone(), AverageConfig(decay=0.9))
     assert [average.decay_at(step) for step in (1, 8, 10**6)] == pytest.approx([0.0, 0.75, 0.9])
+
+
+def test_from_the_start_it_is_the_winners_of_sensorium():
+    """Everything floating, running statistics too, is 0.999 of itself and 0.001 of the newest, from the first step."""
+    model = backbone()
+    expected = {key: value.clone() for key, value in model.state_dict().items()}
+    average = make_average(model, AverageConfig(decay=0.999, warmup=False, initial=True))
+    for step in range(1, 9):
+        move(model, step)
+        average.update(model, step)
+        for key, value in model.state_dict().items():
+            expected[key] = 0.999 * expected[key] + 0.001 * value if value.is_floating_point() else value.clone()
+    for key, value in average.state_dict().items():
+        torch.testing.assert_close(value, expected[key])
+
+
+def schedule_free(model: nn.Module) -> torch.optim.Optimizer:
+    return make_optimizer(model, OptimizerConfig(name="schedule_free_adamw", lr=0.1, weight_decay=0.1))
+
+
+def train_step(model: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
+    optimizer.zero_grad()
+    model(torch.randn(5, 3, 4, 4, generator=torch.Generator().manual_seed(step))).square().sum().backward()
+    optimizer.step()
+
+
+def test_schedule_free_averages_are_the_optimisers_own_and_training_is_left_alone():
+    model, alone = (backbone().eval() for _ in range(2))
+    optimizer, other = schedule_free(model), schedule_free(alone)
+    average = make_average(model, AverageConfig(), optimizer)
+    for step in range(6):
+        train_step(model, optimizer, step)
+        train_step(alone, other, step)
+        assert len(average.state_dict()) == len(model.state_dict())
+    for one, two in zip(model.parameters(), alone.parameters(), strict=True):
+        assert torch.equal(one, two), "asking for the averages changes nothing"
+    found = {key: value.clone() for key, value in average.state_dict().items()}
+    assert not torch.equal(found["0.weight"], model[0].weight)
+    other.eval()
+    assert all(torch.equal(value, found[key]) for key, value in alone.state_dict().items())
+    assert not average.backbone.training
+
+
+def test_schedule_free_and_another_average_are_too_many():
+    model = backbone()
+    with pytest.raises(ValueError, match=r"average\.decay=0\.9 beside a Schedule-Free optimiser"):
+        make_average(model, AverageConfig(decay=0.9), schedule_free(model))
+    assert isinstance(
+        make_average(model, AverageConfig(decay=0.9), torch.optim.AdamW(model.parameters())), WeightAverage
+    )

@@ -261,3 +261,16 @@ def test_a_wrong_name_or_argument_is_one_line(keys, line):
 def test_an_optimiser_that_is_not_available_is_one_line():
     with pytest.raises(ValueError, match=r"optimizer\.name=timm/fusedadam is not available here: CUDA required"):
         make_optimizer(small(), OptimizerConfig(name="timm/fusedadam"))
+
+
+def test_schedule_free_is_that_of_its_authors():
+    from schedulefree import AdamWScheduleFree
+
+    ours, plain = small(), small()
+    config = OptimizerConfig(
+        name="schedule_free_adamw", lr=0.1, weight_decay=0.3, args={"warmup_steps": 3, "betas": [0.8, 0.9]}
+    )
+    reference = AdamWScheduleFree(plain.parameters(), lr=0.1, weight_decay=0.3, warmup_steps=3, betas=(0.8, 0.9))
+    reference.train()
+    found, wanted = after_steps(ours, make_optimizer(ours, config)), after_steps(plain, reference)
+    assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))

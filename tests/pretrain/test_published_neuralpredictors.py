@@ -19,7 +19,8 @@ from pretrain.models.factorized3d import Factorized3d
 from pretrain.models.full3d import Full3d
 from pretrain.models.gru_baseline import gru_rotation_equivariant, gru_stacked2d
 from pretrain.models.stacked2d import Stacked2d
-from pretrain.published_neuralpredictors import RELEASED, from_published, require_fit
+from pretrain.published_names import require_fit
+from pretrain.published_neuralpredictors import RELEASED, from_published
 
 PLANES = {"behavior_channels": 0}
 FACTORISED = {"video_channels": 3, **PLANES, "channels": (6, 8, 10)}
@@ -216,11 +217,9 @@ def test_what_does_not_fit_is_one_line():
     state = released_state("sensorium_sota_model")
     with pytest.raises(ValueError, match=r"features.0.conv.weight' has shape \(64, 1, 9, 9\) in it, \(32, 1, 9, 9\)"):
         require_fit(below(from_published(state), "core."), Stacked2d(channels=32).state_dict(), "it")
-    with pytest.raises(
-        ValueError, match=r"it has no weights for 'features.1.ds_conv.in_depth_conv.bias', shape \(64,\)"
-    ):
+    with pytest.raises(ValueError, match=r"it has no 'features.1.ds_conv.in_depth_conv.bias', shape \(64,\)"):
         require_fit(below(from_published(state), "core."), Stacked2d(hidden_bias=True).state_dict(), "it")
-    with pytest.raises(ValueError, match=r"it has 'features.3.ds_conv.*, which the model has not"):
+    with pytest.raises(ValueError, match=r"it has 'features.3.ds_conv.*, which the model does not have"):
         require_fit(below(from_published(state), "core."), Stacked2d(layers=3).state_dict(), "it")
     for key in ("core.blocks.0.weight", "optimizer.state", "readout.sigma", "gru_module.gru.in.weight"):
         with pytest.raises(ValueError, match=f"'{key}', shape .* is no part of a"):

@@ -92,14 +92,14 @@ def test_what_does_not_fit_is_one_line():
     state = small_state(core)
     wrong = state | {"core.vivit.tokenizer.tokenizer.2.bias": torch.zeros(9)}
     with pytest.raises(
-        ValueError, match=r"'tokenizer.linear.bias' has shape \(9,\) in the .* weights, \(8,\) in the model"
+        ValueError, match=r"'tokenizer.linear.bias' has shape \(9,\) in the published file, \(8,\) in the model"
     ):
         core_weights(wrong, core)
     missing = {key: value for key, value in state.items() if "attn_out" not in key}
-    with pytest.raises(ValueError, match=r"lack 'spatial.blocks.0.attn_out.weight', shape \(8, 8\)"):
+    with pytest.raises(ValueError, match=r"published file has no 'spatial.blocks.0.attn_out.weight', shape \(8, 8\)"):
         core_weights(missing, core)
     more = state | {"core.vivit.reg_s_tokens": torch.zeros(2, 8)}
-    with pytest.raises(ValueError, match=r"have 'spatial.registers', shape \(2, 8\), which the model lacks"):
+    with pytest.raises(ValueError, match=r"has 'spatial.registers', shape \(2, 8\), which the model does not have"):
         core_weights(more, core)
     with pytest.raises(ValueError, match=r"no weight of the name 'nn.stem.weight'; is the file of another model"):
         from_published({"nn.stem.weight": torch.zeros(1)})
@@ -111,7 +111,7 @@ def test_a_whole_encoder_is_checked_too():
     encoder.core, encoder.readouts = core, nn.ModuleDict({"A": nn.Linear(2, 3)})
     state = small_state(core) | {"readouts.A.weight": torch.zeros(3, 2), "readouts.A.bias": torch.zeros(3)}
     encoder.load_state_dict(from_published(state, encoder))
-    with pytest.raises(ValueError, match=r"lack 'readouts.A.bias'"):
+    with pytest.raises(ValueError, match=r"has no 'readouts.A.bias'"):
         from_published({key: value for key, value in state.items() if key != "readouts.A.bias"}, encoder)
 
 

@@ -16,11 +16,13 @@ from typing import Any
 import pytest
 
 from neural_data.download import LOCK
+from neural_data.sensorium_writer import write_sensorium_video
 from pretrain.progress import progress
 from ray_jobs.cli import main
 from ray_jobs.config import DataConfig, compose
 from ray_jobs.data_verbs import MEGABYTE, Megabytes
 from ray_jobs.keys import ConfigError
+from tests.neural_data.mice import VIDEO, video_mouse
 
 ROOT = Path(__file__).resolve().parents[2]
 SCENES = [f"natural_scene_templates/natural_scene_{number}.tiff" for number in range(118)]
@@ -77,7 +79,10 @@ def test_words_become_a_typed_config():
     ("words", "line"),
     [
         ([], "say what to do: fetch, list, info, convert"),
-        (["fech", "allen"], "key 'action': 'fech' is not one of fetch, list, info, convert: did you mean 'fetch'?"),
+        (
+            ["fech", "allen"],
+            "key 'action': 'fech' is not one of fetch, list, info, convert, prepare: did you mean 'fetch'?",
+        ),
         (["fetch"], "fetch: say what, for example"),
         (["fetch", "alen"], "no source 'alen': did you mean 'allen'?"),
         (["fetch", "sensorium2023", "K"], "sensorium2023: nothing is called 'K' (there are A, B, C"),
@@ -97,7 +102,7 @@ def test_a_mistake_is_one_line_and_code_2(words, line, capsys):
 def test_help_shows_the_words(capsys):
     assert main(["data", "--help"]) == 0
     text = capsys.readouterr().out
-    assert text.startswith("murine data <list|fetch|info|convert> ... key=value ...\n")
+    assert text.startswith("murine data <list|fetch|info|convert|prepare> ... key=value ...\n")
     assert "murine data fetch sensorium2022 [<scan> ...]" in text
 
 
@@ -209,3 +214,29 @@ def test_info_about_no_path_is_one_line(capsys, tmp_path):
     code, text, said = outcome(capsys, "info", str(tmp_path / "absent"))
     assert (code, text, said.count("\n")) == (2, "", 1)
     assert str(tmp_path / "absent") in said
+
+
+def test_prepare_writes_each_recording_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    recordings = tmp_path / "mice"
+    for name in (VIDEO, VIDEO.replace("29515", "29516")):
+        write_sensorium_video(video_mouse(), recordings / name)
+    words = ["data", "prepare", str(recordings), f"out={tmp_path / 'prepared'}"]
+    assert main(words) == 0
+    written = capsys.readouterr().out.split()
+    assert [Path(line).name for line in written] == sorted(path.name for path in recordings.iterdir())
+    times = {path: path.stat().st_mtime_ns for path in (tmp_path / "prepared").rglob("*.bin")}
+    assert main(words) == 0
+    assert capsys.readouterr().out.split() == written
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "prepared").rglob("*.bin")} == times
+    assert main(["data", "info", str(tmp_path / "prepared")]) == 0
+    assert "12 x 16 pixels" in capsys.readouterr().out
+
+
+def test_prepare_says_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["data", "prepare", str(tmp_path)]) == 2
+    assert "prepare: out is not set" in capsys.readouterr().err
+    assert main(["data", "prepare", str(tmp_path / "nothing"), f"out={tmp_path}"]) == 2
+    assert "no such file or folder" in capsys.readouterr().err

@@ -203,3 +203,14 @@ def test_what_does_not_fit_is_one_line():
         FitObjective(encoder(), create_loss("dwiseneuro"), Distillation(encoder(1, ("a", "c"))))
     with pytest.raises(ValueError, match="the ratio of distillation is 1; it must be above 0 and below 1"):
         Distillation(encoder(), 1)
+
+
+def test_losses_and_penalties_are_in_full_precision_under_autocast(step):
+    objective = FitObjective(encoder(), create_loss("sensorium", TRIALS))
+    (part, *_) = objective.parts(step)
+    expected = objective(part)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = objective(part)
+    assert found["loss"].dtype == torch.float32
+    torch.testing.assert_close(found["regularizer"], expected["regularizer"])
+    torch.testing.assert_close(found["loss"], expected["loss"], rtol=0.02, atol=0)

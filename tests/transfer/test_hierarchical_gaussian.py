@@ -1,11 +1,14 @@
 """The hierarchical Gaussian readout of Dynamic-VFM: the published responses of every combination of levels."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 
 from pretrain.published_dynamic_vfm import from_published
+from tests.transfer.adaptive_fusion import around_core, fresh_mean
 from transfer.hierarchical_gaussian import HierarchicalGaussianReadout
 from transfer.shifters import MLPShifter
 
@@ -55,3 +58,27 @@ def test_only_levels_that_are_used_have_gradients(fusion_levels):
 def test_it_cannot_drop_neurons():
     with pytest.raises(ValueError, match="cannot drop neurons"):
         HierarchicalGaussianReadout((4, 3, 3), 20).keep_neurons(torch.arange(3))
+
+
+def test_fresh_weights_are_drawn_again_as_they_were(shared):
+    """What the states with adaptive fusion are made of gives the state with mean fusion, which is there."""
+    from safetensors.torch import load_file
+
+    folder = shared / "reference" / "values" / "video" / "dynamic_vfm"
+    norms = json.loads((folder / "reference.json").read_text())["variants"]["mean_perturbed"]["grad_norms"]
+    fresh = fresh_mean(load_file(folder / "state_mean_perturbed.safetensors"), norms)
+    for name, value in around_core(fusion=False):
+        torch.testing.assert_close(fresh[name], value, rtol=0, atol=1e-6)
+
+
+def test_it_runs_in_half_and_in_double_precision():
+    torch.manual_seed(0)
+    readout = HierarchicalGaussianReadout((6, 5, 7), 32, torch.randn(32, 2)).eval()
+    features, shift = torch.randn(2, 6, 3, 5, 7), 0.1 * torch.randn(2, 2, 3)
+    expected = readout(features, shift)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = readout(features.bfloat16(), shift.bfloat16())
+    torch.testing.assert_close(found.float(), expected, rtol=0.1, atol=0.1)
+    double = readout.double()(features.double(), shift.double())
+    assert double.dtype == torch.float64
+    torch.testing.assert_close(double.float(), expected)

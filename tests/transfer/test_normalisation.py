@@ -1,5 +1,6 @@
 """Normalisations beside what the published loaders return for the same trials, and on data with known answers."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -191,7 +192,10 @@ def test_mistakes_are_one_line(session: Recording):
         fit_normalisation("ecker", session, np.arange(3))
     with pytest.raises(ValueError, match="no trials to compute statistics of"):
         fit_normalisation("viv1t_1", session, np.arange(0))
-    fitted = fit_normalisation("sensorium2023", session, np.array([0]))
+    with pytest.raises(ValueError, match="session: standard deviations of responses: found 20 finite values"):
+        fit_normalisation("sensorium2023", session, np.array([0]))
+    short = replace(session, trials=session.trials.assign(frames=4))
+    fitted = fit_normalisation("sensorium2023", short, np.arange(3))
     with pytest.raises(ValueError, match="statistics end at frame 3; read the recording with max_frames=4"):
         fitted.apply(session.trial(1), np.arange(6))
     session.behavior[1, 0, 2] = np.nan

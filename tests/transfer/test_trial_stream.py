@@ -1,5 +1,6 @@
 """The stream of trials: batches equal to the trials they are of, whatever reads them and wherever it begins."""
 
+import tracemalloc
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -8,10 +9,14 @@ import numpy as np
 import pytest
 import torch
 
+from neural_data.prepared import read_prepared
+from neural_data.prepared_writer import write_prepared
 from neural_data.recording import Recording
 from neural_data.sensorium import read_sensorium
+from neural_data.sensorium_writer import write_sensorium_video
 from neural_data.tables import neuron_table, trial_table
 from neural_data.trial_files import TrialFiles
+from tests.neural_data.mice import video_mouse
 from transfer.normalisation import fit_normalisation
 from transfer.trial_stream import StepBatch, TrialStream
 from transfer.windows import WindowPlan
@@ -126,6 +131,65 @@ def test_only_the_windows_asked_for_are_read(recordings):
     next(stream({"a": replace(recording, responses=watched)}, WindowPlan(8), "none").batches())
     assert len(read) == 3
     assert all(key[2].stop - key[2].start == 8 for key in read)
+
+
+@pytest.mark.parametrize("name", ["dwiseneuro", "sensorium2023", "viv1t_2", "viv1t_closed_loop"])
+@pytest.mark.parametrize("plan", [WindowPlan(16, 2), WindowPlan(sampling="whole"), WindowPlan(55)])
+def test_prepared_recordings_give_the_same_batches(name: str, plan: WindowPlan, tmp_path: Path):
+    write_sensorium_video(video_mouse(), tmp_path / video_mouse().name, padded_frames=72)
+    published = read_sensorium(tmp_path / video_mouse().name, cache=tmp_path)
+    exact = read_prepared(write_prepared(published, tmp_path / "exact", "uint8", "float32"))
+    small = read_prepared(write_prepared(published, tmp_path / "small"))
+    rows = {"m": np.flatnonzero(~published.withheld)}
+    of_layouts = []
+    for recording in (published, exact, small):
+        normalisation = fit_normalisation(name, recording, rows["m"])
+        made = TrialStream({"m": recording}, rows, {"m": normalisation}, plan, batch_size=5, workers=2)
+        of_layouts.append(list(made.batches(stop=4)))
+    for whole, same, near in zip(*of_layouts, strict=True):
+        assert_equal(same, whole)
+        for part, values in near["m"].items():
+            rounding = 2.0**-10 if part == "responses" else 1e-6
+            torch.testing.assert_close(values, whole["m"][part], rtol=rounding, atol=1e-4 if part == "responses" else 0)
+
+
+def endless(trials: int, neurons: int = 1000, frames: int = 300) -> Recording:
+    """A recording that takes no memory until a trial is read, of which a fresh array is made."""
+    rng = np.random.default_rng(0)
+    traces = rng.gamma(2, 3, (neurons, frames)).astype(np.float32)
+    video = rng.integers(0, 256, (frames, 36, 64), np.uint8)
+    signals = rng.normal(5, 2, (2, frames)).astype(np.float32)
+    return Recording(
+        name="endless",
+        stimuli=TrialFiles(lambda row: video.copy(), (trials, frames, 36, 64), np.uint8),
+        trials=trial_table(np.arange(trials), np.zeros(trials), "train"),
+        responses=TrialFiles(lambda row: traces * np.float32(1 + row % 7), (trials, neurons, frames)),
+        neurons=neuron_table(range(neurons), "endless"),
+        behavior=TrialFiles(lambda row: signals.copy(), (trials, 2, frames)),
+        pupil_center=TrialFiles(lambda row: signals.copy(), (trials, 2, frames)),
+        sampling_rate_hz=30.0,
+    )
+
+
+def test_memory_is_that_of_a_few_batches_however_long_the_recording():
+    """711 trials of 1,000 neurons are 0.85 GB; a trial as it is read 1.9 MB, a batch of four windows 3.1 MB."""
+    peaks = []
+    for trials, steps in ((20, 5), (711, 40)):
+        recording = endless(trials)
+        tracemalloc.start()
+        normalisation = fit_normalisation("sensorium2023", recording, np.arange(20))
+        of_fit = tracemalloc.get_traced_memory()[1]
+        tracemalloc.reset_peak()
+        made = TrialStream(
+            {"a": recording}, {"a": np.arange(trials)}, {"a": normalisation}, WindowPlan(80), batch_size=4, workers=2
+        )
+        for _ in made.batches(stop=steps):
+            pass
+        peaks.append((of_fit, tracemalloc.get_traced_memory()[1]))
+        tracemalloc.stop()
+    for few, many in zip(*peaks, strict=True):
+        assert many < 1.2 * few + 2**20
+    assert max(max(peak) for peak in peaks) < 80e6
 
 
 def test_images_are_whole(shared: Path):
