@@ -112,6 +112,9 @@ class SubmissionConfig:
         "dwiseneuro_submission of videos, sensorium2022 of images",
         choices=("auto", *TEAMS),
     )
+    response_space: str | None = setting(None, "unit, instead of the protocol's", choices=RESPONSE_SPACES)
+    first_frame: int | None = setting(None, "first frame that is submitted, instead of the protocol's", "frames", 0)
+    drop_last: int | None = setting(None, "frames at the end that are not submitted", "frames", 0)
     compression_level: int = setting(5, "brotli: 1 is fastest, 11 smallest; the limit of an upload was 5 GB", "", 1, 11)
     zip: bool = setting(True, "files of 2023 in the zip archives that the competition took, as well")
     out: str | None = setting(None, "folder of the files (default: `submission` in the folder of the predictions)")

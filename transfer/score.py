@@ -4,7 +4,7 @@ What comes in: a `ScoreConfig`: a folder of `murine predict`, recordings with re
 goes out: a run folder with
 
     scores.csv      tier, stimulus_class, animal ("all": the protocol's one number), metric, value, of how many neurons
-                    (`neurons`, of which `undefined` had no score), trials and stimuli, and every option of the protocol
+                    (`neurons`, `without_score` of them undefined), trials and stimuli, every option of the protocol
     neurons.csv     one row per neuron, tier and class, with every metric and the protocol's name
     protocol.json   the options
 
@@ -149,7 +149,7 @@ def summary(neurons: pd.DataFrame, metrics: list[str], protocol: ScoreProtocol) 
             each[ALL] = how.one_number(values), pooled, sum(counts.values())
             for animal, (value, own, count) in each.items():
                 of = {"tier": tier, "stimulus_class": name, "animal": animal, "metric": metric, "value": value}
-                number = {"neurons": len(own), "undefined": int(np.isnan(own).sum())}
+                number = {"neurons": len(own), "without_score": int(np.isnan(own).sum())}
                 rows.append(of | number | count.to_dict() | protocol.options())
     return pd.DataFrame(rows)
 

@@ -111,6 +111,7 @@ def test_tiers_classes_and_what_is_withheld(predicted, tmp_path):
     assert (neurons["protocol"] == "organisers+").all()
     every = bonus[(bonus["animal"] == "all") & (bonus["stimulus_class"] == "all")].iloc[0]
     assert (every["neurons"], every["trials"], every["stimuli"]) == (12, 12, 4)
+    assert (every["undefined"], every["without_score"]) == ("zero", 0)
     options = json.loads((tmp_path / "out" / "protocol.json").read_text())
     assert options["name"] == "organisers+"
 

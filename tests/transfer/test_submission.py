@@ -36,14 +36,9 @@ def predicted(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def written(predicted: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Here trials have 50 frames, so that fewer than the competition's 50 are left out."""
-    import transfer.submission as module
-    from transfer.score_protocol import score_protocol
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "protocol_of", lambda *_: score_protocol("dwiseneuro_submission", first_frame=SKIP))
-        out = tmp_path_factory.mktemp("submission")
-        return submission(SubmissionConfig(predictions=str(predicted), out=str(out)))
+    """Trials have 50 frames here, so that fewer than the competition's 50 are left out."""
+    out = tmp_path_factory.mktemp("submission")
+    return submission(SubmissionConfig(predictions=str(predicted), out=str(out), first_frame=SKIP))
 
 
 def test_files_of_2023(written, predicted, videos):
@@ -120,4 +115,4 @@ def test_mistakes_are_named(predicted, videos, tmp_path):
     with pytest.raises(ValueError, match="predictions is not set"):
         submission(SubmissionConfig())
     with pytest.raises(ValueError, match="'oracle' is none of the competition's"):
-        submission(SubmissionConfig(predictions=str(predicted), tiers=["oracle"], protocol="viv1t"))
+        submission(SubmissionConfig(predictions=str(predicted), tiers=["oracle"], first_frame=SKIP))
