@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from neural_data.recording import Recording
+from pretrain.config import AUTO
 from pretrain.progress import Meter, progress, say
 from pretrain.run_folder import open_run
 from transfer.compared_models import pick_accelerator
@@ -30,6 +31,7 @@ from transfer.trial_prediction import TrialPredictor
 # Cores that were published with windows that slide over a trial, and how these were blended. All others see whole
 # trials, whatever window they were trained on.
 SLIDING = {"dwiseneuro": "ones", "dwiseneuro_distillation": "ones", "dynamic_vfm": "dynamic_vfm"}
+AT_A_TIME = 32
 
 # Number and rows of what is written together.
 Piece = tuple[int, np.ndarray]
@@ -66,12 +68,14 @@ def predict(config: PredictConfig) -> Path:
         run.path, facts, trials, {name: animal.neuron_ids for name, animal in animals.items()}
     )
     device = pick_accelerator(config.accelerator)
+    batch_size = batch_size_of(config, device, facts["dynamic"])
     run.status(device=device, trials={name: len(table) for name, table in trials.items()})
     with progress("predict", len(weights) * sum(map(len, trials.values()))) as meter:
         for number, path in enumerate(config.runs):
             fitted = first if number == 0 else load_fitted(path)
             require_animals(fitted, animals)
-            predict_with(fitted, number, weights[number], animals, predictions, config, device, meter)
+            predictor = make_predictor(fitted, config, device, batch_size)
+            predict_with(predictor, fitted, number, weights[number], animals, predictions, meter)
     run.status(state="finished")
     return run.path
 
@@ -120,24 +124,29 @@ def trials_to_predict(recording: Recording, tiers: Sequence[str]) -> pd.DataFram
     return pd.DataFrame({"row": rows, "tier": tier.to_numpy()[rows], "frames": recording.frames[rows]})
 
 
+def batch_size_of(config: PredictConfig, device: str, dynamic: bool) -> int:
+    """How many windows, trials or images are predicted at a time."""
+    if config.batch_size != AUTO:
+        return config.batch_size
+    return 1 if device == "cpu" and dynamic else AT_A_TIME
+
+
 def predict_with(
+    predictor: TrialPredictor,
     fitted: Fitted,
     number: int,
     weight: float,
     animals: dict[str, Animal],
     predictions: Predictions,
-    config: PredictConfig,
-    device: str,
     meter: Meter,
 ) -> None:
     """Add what one run predicts to the pieces that do not have it yet; the next ones are read meanwhile."""
-    predictor = make_predictor(fitted, config, device)
-    say(f"run {number + 1} of {len(config.runs)}: {fitted.path}, {described(predictor)}")
+    say(f"run {number + 1} of {len(predictions.facts['runs'])}: {fitted.path}, {described(predictor)}")
     for name, animal in animals.items():
         work = AnimalOfRun(predictor, fitted, name, animal.recording, predictions, number, weight)
         left = [piece for piece in work.own.pieces() if work.own.done(piece[0]) <= number]
         meter.advance(len(work.own.trials) - sum(len(rows) for _, rows in left))
-        size = config.batch_size if predictions.dynamic and not predictor.window else 1
+        size = predictor.batch_size if predictions.dynamic and not predictor.window else 1
         groups = [left[first : first + size] for first in range(0, len(left), size)]
         with ThreadPoolExecutor(1) as reader:
             coming = [reader.submit(work.read, groups[0])] if groups else []
@@ -149,7 +158,7 @@ def predict_with(
                 meter.advance(len(trials))
 
 
-def make_predictor(fitted: Fitted, config: PredictConfig, device: str) -> TrialPredictor:
+def make_predictor(fitted: Fitted, config: PredictConfig, device: str, batch_size: int) -> TrialPredictor:
     """The predictor of a run, with windows as published unless the config says otherwise."""
     plan = fitted.plan
     sliding = config.window == "sliding" or (config.window == "auto" and fitted.spec.core in SLIDING)
@@ -157,7 +166,7 @@ def make_predictor(fitted: Fitted, config: PredictConfig, device: str) -> TrialP
         raise ValueError(f"window=sliding: {fitted.path} was fitted on whole trials or images, which have no windows")
     blending = SLIDING.get(fitted.spec.core, "ones") if config.blending == "auto" else config.blending
     window = plan.frames if sliding and not plan.whole else 0
-    return TrialPredictor(fitted.encoder, window, plan.stride, blending, config.batch_size, device, config.precision)
+    return TrialPredictor(fitted.encoder, window, plan.stride, blending, batch_size, device, config.precision)
 
 
 def described(predictor: TrialPredictor) -> str:

@@ -5,7 +5,7 @@ What comes in: nothing. What goes out: dataclasses in the form that `pretrain/co
 
 from dataclasses import dataclass
 
-from pretrain.config import setting
+from pretrain.config import AUTO, setting
 
 RESPONSE_SPACES = ("raw", "per_frame_std", "per_neuron_std")
 BLENDINGS = ("auto", "ones", "linear", "last", "dynamic_vfm")
@@ -48,7 +48,12 @@ class PredictConfig:
         "last: its last output alone; dynamic_vfm: side by side; auto: as published",
         choices=BLENDINGS,
     )
-    batch_size: int = setting(32, "windows, whole trials or images at a time", low=1)
+    batch_size: int = setting(
+        AUTO,
+        "windows, whole trials or images at a time; auto: 32, but on a CPU one window or trial, which stays in its caches",
+        low=1,
+        words={"auto": AUTO},
+    )
     response_space: str | None = setting(
         None, "unit of the predictions (default: that of the first run)", choices=RESPONSE_SPACES
     )
