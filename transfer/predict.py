@@ -21,6 +21,7 @@ from transfer.compared_models import pick_accelerator
 from transfer.fit_recordings import Animal, open_animals
 from transfer.fitted import Fitted, load_fitted
 from transfer.frame_statistics import part_of_trial
+from transfer.freed_memory import keep_freed_memory
 from transfer.normalisation import Normalisation
 from transfer.normalisation_statistics import inputs_of, response_stds
 from transfer.predict_config import PredictConfig
@@ -69,6 +70,8 @@ def predict(config: PredictConfig) -> Path:
     )
     device = pick_accelerator(config.accelerator)
     batch_size = batch_size_of(config, device, facts["dynamic"])
+    if device == "cpu":
+        keep_freed_memory()
     run.status(device=device, trials={name: len(table) for name, table in trials.items()})
     with progress("predict", len(weights) * sum(map(len, trials.values()))) as meter:
         for number, path in enumerate(config.runs):

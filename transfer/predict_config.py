@@ -50,7 +50,7 @@ class PredictConfig:
     )
     batch_size: int = setting(
         AUTO,
-        "windows, whole trials or images at a time; auto: 32, but on a CPU one window or trial, which stays in its caches",
+        "windows, whole trials or images at a time; auto: 32, but on a CPU one window or trial, which is faster there",
         low=1,
         words={"auto": AUTO},
     )
