@@ -6,6 +6,7 @@ goes out: a run folder with
     scores.csv      tier, stimulus_class, animal ("all": the protocol's one number), metric, value, of how many neurons
                     (`neurons`, `without_score` of them undefined), trials and stimuli, every option of the protocol
     neurons.csv     one row per neuron, tier and class, with every metric and the protocol's name
+    traces.csv      a few neurons over time, of the first tier with repeats (`score_traces.py`)
     protocol.json   the options
 
 Responses and predictions are read a block of neurons at a time, so that memory does not grow with the recording. Trials
@@ -27,6 +28,7 @@ from pretrain.run_folder import open_run
 from transfer.predict_config import ScoreConfig
 from transfer.prediction_folder import open_predictions
 from transfer.score_protocol import ScoreProtocol
+from transfer.score_traces import traces
 from transfer.scored_animals import Scored, protocol_of, scored_animals
 from transfer.trial_scores import METRICS, score_images, score_trials
 
@@ -58,6 +60,7 @@ def score(config: ScoreConfig) -> Path:
         for name, scored in animals.items():
             tables += [score_group(scored, group, config.memory_gb, meter) for group in groups[name]]
     write_tables(run.path, tables, protocol)
+    write_traces(run.path, animals, groups, tables)
     run.status(state="finished", protocol=asdict(protocol), predictions=str(predictions.path.resolve()))
     return run.path
 
@@ -127,6 +130,19 @@ def write_tables(path: Path, tables: list[pd.DataFrame], protocol: ScoreProtocol
     save_csv(path / "scores.csv", summary(neurons, metrics, protocol))
     text = json.dumps(asdict(protocol), indent=1) + "\n"
     write_atomically(path / "protocol.json", lambda file: file.write(text.encode()))
+
+
+def write_traces(
+    path: Path, animals: dict[str, Scored], groups: dict[str, list[Group]], tables: list[pd.DataFrame]
+) -> None:
+    """`traces.csv`, of every animal the first tier that has repeats."""
+    of_group, found = iter(tables), []
+    for name, scored in animals.items():
+        pairs = [(group, next(of_group)) for group in groups[name]]
+        drawn = (traces(scored, group.trials, table) for group, table in pairs if group.stimulus_class == ALL)
+        found.append(next((each for each in drawn if each is not None), None))
+    if any(each is not None for each in found):
+        save_csv(path / "traces.csv", pd.concat([each for each in found if each is not None]))
 
 
 def save_csv(path: Path, table: pd.DataFrame) -> None:
