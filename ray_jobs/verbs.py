@@ -101,8 +101,12 @@ def simulate(config: SimulationConfig) -> None:
     else:
         write_simulation(config)
         made_with.write_text(settings)
-    for recording in read_recordings(folder):
-        print(recording.summary())
+    if config.format == "packaged":
+        [package] = folder.glob("*.pkl")
+        print(f"{package}: read it with `murine data convert {package} out=<folder>`")
+    else:
+        for recording in read_recordings(folder):
+            print(recording.summary())
     print(folder)
 
 

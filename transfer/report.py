@@ -22,16 +22,9 @@ from pretrain.durable import write_atomically
 from transfer import charts
 from transfer.config import ReportConfig
 from transfer.report_inputs import KINDS, read_run, read_scores
-from transfer.report_section import (
-    Picture,
-    Section,
-    best_rows,
-    by_network,
-    make_section,
-    pooled_rows,
-    show_date,
-    show_number,
-)
+from transfer.report_parts import Picture, Section, show_number
+from transfer.report_scores import best_rows, by_network, pooled_rows
+from transfer.report_section import make_section, show_date
 
 
 def report(config: ReportConfig) -> Path:

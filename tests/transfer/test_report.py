@@ -24,7 +24,8 @@ from PIL import Image
 
 from transfer import charts, report, report_inputs
 from transfer.config import ReportConfig
-from transfer.report_section import pooled_rows, show_number
+from transfer.report_parts import show_number
+from transfer.report_scores import pooled_rows
 
 LAYERS = ("features.pool1", "features.pool2", "features.relu3", "features.relu4", "features.pool5", "classifier.relu6")
 AREAS = ("VISp", "VISl", "VISal", "VISrl", "VISam", "VISpm")
