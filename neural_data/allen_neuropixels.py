@@ -25,6 +25,7 @@ import pandas as pd
 from neural_data import nwb_tables
 from neural_data.presentations import movie_trials, scene_trials
 from neural_data.recording import Recording
+from neural_data.running_modulation import MIN_PRESENTATIONS, NEUROPIXELS_COLUMN, running_notes, running_p
 from neural_data.spike_counts import bin_edges, count_spikes
 from neural_data.stimulus_templates import images_of, is_movie, movie_of
 from neural_data.tables import neuron_table
@@ -38,6 +39,8 @@ PUPIL_TIMES = ("processing/raw_gaze_mapping/eye_area", *PUPIL_AREA)
 # What is kept of a unit beside its place, where the file has it.
 METRICS = ("amplitude_cutoff", "presence_ratio", "isi_violations", "firing_rate", "snr")
 NO_TRIAL, NO_SPIKES, HARMLESS = "stimulus", "all_probes", "optotagging"
+# The part of a presentation in which the AllenSDK counts spikes for its metrics.
+WHOLE_IMAGE_MS = (0.0, 250.0)
 
 
 @dataclass(frozen=True)
@@ -76,8 +79,9 @@ def read_neuropixels(
     `window_ms`, `bin_ms`: where images' spikes are counted, relative to onset, and in which bins; None makes one.
     `areas`: acronyms such as "VISp"; None for all that have one. `stimuli`: where the images are, if not in the file
     (`stimulus_templates.py`). `rate`: responses are spikes/s, or else counts. Behaviour is the mean over the same
-    bins: `running_speed_cm_s`, `pupil_area_px2`; `pupil_center` in pixels of the eye camera. Notes say what was left
-    out. Raises FileNotFoundError, or ValueError naming the file, the field, what was found and what was expected.
+    bins: `running_speed_cm_s`, `pupil_area_px2`; `pupil_center` in pixels of the eye camera. `neurons` has
+    `run_pval_ns` (`running_modulation.py`) for images, where running is in the file. Notes say what was left out.
+    Raises FileNotFoundError, or ValueError naming the file, the field, what was found and what was expected.
     """
     path = Path(path)
     with nwb_tables.open_nwb(path) as file:
@@ -90,11 +94,13 @@ def read_neuropixels(
             line = str(error) if str(path) in str(error) else f"{path}: {INTERVALS}/{stimulus}_presentations: {error}"
             raise ValueError(line) from None
         responses = count_spikes(_trains(file, units), len(units), edges)
+        missing = _mark_missing(responses, edges, units["probe"].to_numpy(), invalid)
+        neurons = _neurons(units, _animal(file, path))
+        if not is_movie(stimulus):
+            left_out += _add_run_p(file, neurons, units, trials, responses, edges, invalid)
         if rate:
             responses /= np.diff(edges, axis=1)[:, None, :].astype(np.float32)
-        missing = _mark_missing(responses, edges, units["probe"].to_numpy(), invalid)
         behavior, behavior_names, pupil_center = _behavior(file, edges)
-        animal = nwb_tables.text(file, "general/subject/subject_id") or nwb_tables.text(file, "identifier") or path.stem
         session = nwb_tables.text(file, "identifier") or path.stem
     kept = ~np.isnan(responses).all(axis=(1, 2))
     unit = "spikes/s" if rate else "spikes"
@@ -106,7 +112,7 @@ def read_neuropixels(
         stimuli=stimuli_shown,
         trials=trials[kept].reset_index(drop=True),
         responses=responses[kept] if dynamic else responses[kept, :, 0],
-        neurons=_neurons(units, animal),
+        neurons=neurons,
         behavior=_shaped(behavior, kept, dynamic),
         pupil_center=_shaped(pupil_center, kept, dynamic),
         sampling_rate_hz=rate_hz if dynamic else None,
@@ -283,6 +289,34 @@ def _shaped(values: np.ndarray | None, kept: np.ndarray, dynamic: bool) -> np.nd
     if values is None:
         return None
     return values[kept] if dynamic else values[kept, :, 0]
+
+
+def _add_run_p(
+    file: h5py.File,
+    neurons: pd.DataFrame,
+    units: pd.DataFrame,
+    trials: pd.DataFrame,
+    counts: np.ndarray,
+    edges: np.ndarray,
+    invalid: pd.DataFrame,
+) -> list[str]:
+    """Adds the column, where running is in the file; returns notes. `counts`: those in the bins of `edges`."""
+    place = nwb_tables.first_there(file, RUNNING)
+    if place is None:
+        return []
+    whole = bin_edges(trials["start_s"].to_numpy(), WHOLE_IMAGE_MS)
+    if not np.allclose(edges[:, [0, -1]], whole, rtol=0, atol=1e-9):
+        counts = count_spikes(_trains(file, units), len(units), whole)
+        _mark_missing(counts, whole, units["probe"].to_numpy(), invalid)
+    speed = mean_in_bins(*nwb_tables.series(file, place), whole)[:, 0]
+    column = NEUROPIXELS_COLUMN
+    p = running_p(counts.sum(axis=2, dtype=float), trials["stimulus"].to_numpy(), speed, MIN_PRESENTATIONS[column])
+    neurons[column] = p
+    return running_notes(p, column)
+
+
+def _animal(file: h5py.File, path: Path) -> str:
+    return nwb_tables.text(file, "general/subject/subject_id") or nwb_tables.text(file, "identifier") or path.stem
 
 
 def _neurons(units: pd.DataFrame, animal: str) -> pd.DataFrame:

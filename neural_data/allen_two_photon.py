@@ -21,6 +21,7 @@ import pandas as pd
 from neural_data import nwb_tables
 from neural_data.presentations import movie_trials, scene_trials
 from neural_data.recording import Recording
+from neural_data.running_modulation import MIN_PRESENTATIONS, TWO_PHOTON_COLUMN, running_notes, running_p
 from neural_data.stimulus_templates import images_of, is_movie, movie_of
 from neural_data.tables import neuron_table
 from neural_data.trace_means import mean_in_bins, stretch_means
@@ -47,8 +48,9 @@ def read_two_photon(
     `signal`: one of those above; None takes "sweep" for images and "dff" for movies. `window_ms`: what is averaged,
     relative to the onset of an image; None: two sweeps from onset. `resolved`: the samples in it one by one.
     `stimuli`, `events`: files beside the session's. Behaviour is the mean over the same time: `running_speed_cm_s`,
-    `pupil_size_px`; `pupil_center` is the gaze on the monitor in cm. Raises FileNotFoundError, or ValueError naming the
-    file, the field, what was found and what was expected.
+    `pupil_size_px`; `pupil_center` is the gaze on the monitor in cm. `neurons` has `p_run_mod_ns`
+    (`running_modulation.py`) for images, where running is in the file. Raises FileNotFoundError, or ValueError naming
+    the file, the field, what was found and what was expected.
     """
     path = Path(path)
     movie = is_movie(stimulus)
@@ -72,6 +74,9 @@ def read_two_photon(
         responses = _responses(session, signal, starts, stops, baseline, events)
         behavior, names, pupil_center = _behavior(session, starts, stops)
         neurons = neuron_table(session.cell_ids, session.animal, session.area, z_um=session.depth_um)
+        if not movie:
+            as_asked = responses if signal == "sweep" and window_ms is None and not resolved else None
+            left_out += _add_run_p(session, neurons, trials, start, sweep, as_asked)
     kept = ~np.isnan(responses).all(axis=(1, 2))
     dynamic = movie or resolved
     notes += left_out
@@ -173,6 +178,32 @@ def _responses(
             means = 100 * (np.divide(means, before, out=np.full(means.shape, np.nan), where=before != 0) - 1)
         responses[:, cells] = means.transpose(1, 0, 2)
     return responses
+
+
+def _add_run_p(
+    session: TwoPhotonSession,
+    neurons: pd.DataFrame,
+    trials: pd.DataFrame,
+    start: np.ndarray,
+    sweep: int,
+    responses: np.ndarray | None,
+) -> list[str]:
+    """Adds the column, where running is in the file; returns notes. `responses`: mean sweep responses, if known."""
+    starts = start[:, None]
+    stops = starts + SWEEPS_AVERAGED * sweep
+    behavior, names, _ = _behavior(session, starts, stops)
+    if "running_speed_cm_s" not in names:
+        return []
+    speed = behavior[:, names.index("running_speed_cm_s"), 0]
+    layout = session.layout
+    for places in (layout.fluorescence, layout.neuropil, layout.contamination):
+        if responses is None and nwb_tables.first_there(session.file, places) is None:
+            return [f"{TWO_PHOTON_COLUMN} is unknown: {places[0]} is not in the file"]
+    if responses is None:
+        responses = _responses(session, "sweep", starts, stops, (start - SWEEPS_BEFORE * sweep, start), None)
+    column = TWO_PHOTON_COLUMN
+    neurons[column] = running_p(responses[..., 0], trials["stimulus"].to_numpy(), speed, MIN_PRESENTATIONS[column])
+    return running_notes(neurons[column].to_numpy(), column)
 
 
 def _places(session: TwoPhotonSession, signal: str) -> tuple[str, ...]:

@@ -47,9 +47,9 @@ def write_prepared(
     _require_elsewhere(recording, folder)
     unfinished = folder.with_name(f".{folder.name}.unfinished")
     files = {part: _rows(recording, part, dtype, unfinished) for part, dtype in _types(stimuli, responses).items()}
+    require_space(folder, prepared_bytes(recording, stimuli, responses) - _written_bytes(unfinished))
     unfinished.mkdir(parents=True, exist_ok=True)
     state = _state(unfinished, _fingerprint(recording, files))
-    require_space(folder, prepared_bytes(recording, stimuli, responses) - _written_bytes(unfinished))
     for part, rows in files.items():
         files[part] = _write_rows(recording, part, rows, state, unfinished, advance)
     _write_small(recording, unfinished)

@@ -12,8 +12,9 @@ from typing import Any
 # 2021; round numbers for illustration, not measurements.
 FIELD_SIZE = {"VISp": 1.0, "VISl": 1.4, "VISrl": 1.5, "VISal": 1.6, "VISpm": 1.8, "VISam": 1.9}
 
-IMAGE_FORMATS = ("arrays", "sensorium_static", "experanto", "nwb")
-VIDEO_FORMATS = ("arrays", "sensorium_video", "experanto")
+IMAGE_FORMATS = ("arrays", "sensorium_static", "experanto", "nwb", "nwb_two_photon", "packaged")
+VIDEO_FORMATS = ("arrays", "sensorium_video", "experanto", "nwb", "nwb_two_photon")
+ALLEN_SESSIONS = ("nwb", "nwb_two_photon")
 IMAGE_KEYS = ("stimuli", "repeats", "size", "missing_repeats")
 
 MAIN_TIERS = ("oracle", "live_test_main", "final_test_main")
@@ -117,6 +118,8 @@ def check_simulation(config: SimulationConfig) -> None:
     if config.dynamic:
         _check_repeats("videos.", config.videos)
         _check_videos(config.videos)
+        if config.format in ALLEN_SESSIONS:
+            _check_session(config)
     else:
         _check_repeats("", config)
 
@@ -163,3 +166,16 @@ def _check_videos(videos: VideoConfig) -> None:
             raise ValueError(f"videos.{name}: found no kind of clips, expected at least one")
     if videos.rise_ms >= videos.decay_ms:
         raise ValueError(f"videos.rise_ms: found {videos.rise_ms}, expected less than decay_ms, {videos.decay_ms}")
+
+
+def _check_session(config: SimulationConfig) -> None:
+    """What files of sessions hold: spikes, from which those of two-photon make calcium, and all of them."""
+    if config.videos.response != "spikes":
+        raise ValueError(
+            f"videos.response: found {config.videos.response!r}, expected 'spikes' for format={config.format}, whose "
+            "dF/F, if any, is made of them"
+        )
+    if config.videos.withheld:
+        raise ValueError(
+            f"videos.withheld: found {', '.join(config.videos.withheld)}, but format={config.format} withholds nothing"
+        )

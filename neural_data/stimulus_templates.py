@@ -19,11 +19,25 @@ from PIL import Image, UnidentifiedImageError
 from neural_data.trial_files import TrialFiles, npy_file
 
 TEMPLATES = "stimulus/templates"
+MOVIE, MOVIES = "natural_movie_", ("one", "two", "three")
 
 
 def is_movie(stimulus: str) -> bool:
     """Whether the presentations of a stimulus are the frames of a movie, one after the other."""
-    return stimulus.startswith("natural_movie") and "shuffled" not in stimulus
+    return stimulus.startswith(MOVIE) and "shuffled" not in stimulus
+
+
+def movie_name(number: int) -> str:
+    """What movie 1, 2, ... is called: natural_movie_one, _two and _three as at Allen, then natural_movie_4, ..."""
+    return MOVIE + (MOVIES[number - 1] if number <= len(MOVIES) else str(number))
+
+
+def movie_order(stimulus: str) -> tuple[int, str]:
+    """What to sort the names of movies by, such that they come in the order of their numbers, others after them."""
+    number = stimulus.removeprefix(MOVIE)
+    if number in MOVIES:
+        return MOVIES.index(number) + 1, stimulus
+    return (int(number), stimulus) if number.isdigit() else (10**9, stimulus)
 
 
 def images_of(file: h5py.File, stimulus: str, given: str | Path | None) -> np.ndarray:

@@ -20,11 +20,11 @@ import pandas as pd
 
 from neural_data.recording import BLOCK_BYTES, Recording
 from neural_data.reliability import split_half_reliability
+from neural_data.running_modulation import NEUROPIXELS_COLUMN, TWO_PHOTON_COLUMN
 from neural_data.time_window import mean_over, median_reliability, named_window, reliable_window
 
 VISUAL_AREAS = ("VISp", "VISl", "VISrl", "VISal", "VISpm", "VISam")
-# What the sources call the p-value of running, and the reliability of a unit: Neuropixels, two-photon.
-RUN_P_COLUMNS = ("run_pval_ns", "p_run_mod_ns")
+# What the sources call the reliability of a unit: Neuropixels, two-photon.
 RELIABILITY_IN_TIME, RELIABILITY_COLUMN = "splithalf_r_mean", "reliability_mean"
 
 
@@ -151,7 +151,7 @@ def _split_half(recording: Recording) -> np.ndarray:
 
 
 def _run_p(neurons: pd.DataFrame) -> np.ndarray:
-    column = next((name for name in RUN_P_COLUMNS if name in neurons), None)
+    column = next((name for name in (NEUROPIXELS_COLUMN, TWO_PHOTON_COLUMN) if name in neurons), None)
     return np.full(len(neurons), np.nan) if column is None else neurons[column].to_numpy(float)
 
 

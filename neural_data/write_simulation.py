@@ -3,27 +3,36 @@
 Comes in: a `SimulationConfig`; `format` names the layout, `out` the folder. Goes out: the folder,
 
     out/                      images in the layout of `arrays.py`: all animals together, the truth as `truth_*` in it
-    out/<animal>[.nwb]        all other: a folder or file for each animal, named as those of its source are
-    out/truth/<animal>/       its truth; see `write_truth`
+    out/<package>.pkl         images as mouse-vision's packaged file of all animals, the truth in out/truth/simulated/
+    out/<animal>[_<area>][.nwb]     all other: a folder or file for each animal, named as those of its source are; of
+                              two-photon one for each area of each animal
+    out/truth/<animal>[_<area>]/    its truth; see `write_truth`. With movies of a session: `movies.csv`, which row of
+                              the stimuli, and how many frames of it, each movie is
 
 Layouts of single animals hold more than simulated images bring: they get tiers, times of presentations, and the running
 and pupil of an animal on whose rates these have no effect.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from neural_data.arrays import write_arrays
 from neural_data.behavior_state import simulate_behavior
+from neural_data.calcium import Indicator
 from neural_data.recording import Recording
+from neural_data.running_modulation import MIN_PRESENTATIONS, NEUROPIXELS_COLUMN, running_p
+from neural_data.session_schedule import movie_lengths
 from neural_data.simulate_images import Truth, simulate
 from neural_data.simulate_videos import simulate_videos
-from neural_data.simulation_config import SimulationConfig, check_simulation
+from neural_data.simulation_config import ALLEN_SESSIONS, SimulationConfig, check_simulation
+from neural_data.trial_files import TrialFiles
 from neural_data.video_session import stream
 from neural_data.video_truth import VideoTruth
 from neural_data.whole_folder import require_free, whole_folder
@@ -34,23 +43,38 @@ IMAGE_GAZE_SHIFT = 1.5  # pixels
 IMAGE_BEHAVIOR_NAMES = ("pupil_dilation", "pupil_dilation_derivative", "running_speed")
 STATE_RATE_HZ = 30.0
 NEURONS_PER_BLOCK = 64  # whose receptive fields are made at a time
+PACKAGE_NAME = "mouse_neuropixels_visual_data_with_reliabilities.pkl"
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Which function writes a recording, `function(recording, path)`, and which one names its folder."""
+    """Which function writes a recording, `function(recording, path, **options)`, and which one names its folder.
+
+    `options`: what a config and the number of a recording say to the writer. `one_area`: a file has one area.
+    """
 
     module: str
     function: str
     names_folder: str = ""
     suffix: str = ""
+    options: Callable[[SimulationConfig, int], dict[str, Any]] = lambda config, number: {}
+    one_area: bool = False
 
-    def write(self, recording: Recording, folder: Path) -> Path:
+    def write(self, recording: Recording, folder: Path, **options: Any) -> Path:
         """Writes the recording into `folder`, under the name that its source would give it."""
         # Imported late: each brings the libraries of its files.
         module = import_module(self.module)
         name = getattr(module, self.names_folder)(recording) if self.names_folder else recording.name
-        return getattr(module, self.function)(recording, folder / (name + self.suffix))
+        return getattr(module, self.function)(recording, folder / (name + self.suffix), **options)
+
+
+def _seed(config: SimulationConfig, number: int) -> dict[str, Any]:
+    return {"seed": int(np.random.SeedSequence([config.seed, number]).generate_state(1)[0])}
+
+
+def _seed_and_calcium(config: SimulationConfig, number: int) -> dict[str, Any]:
+    calcium = dataclasses.replace(config.videos, response="calcium")
+    return _seed(config, number) | {"indicator": Indicator.of(calcium)}
 
 
 LAYOUTS = {
@@ -58,7 +82,14 @@ LAYOUTS = {
     "sensorium_static": Layout("neural_data.sensorium_writer", "write_sensorium_static", "sensorium_folder_name"),
     "sensorium_video": Layout("neural_data.sensorium_writer", "write_sensorium_video", "sensorium_folder_name"),
     "experanto": Layout("neural_data.experanto_writer", "write_experanto"),
-    "nwb": Layout("neural_data.allen_writer", "write_neuropixels_nwb", suffix=".nwb"),
+    "nwb": Layout("neural_data.allen_writer", "write_neuropixels_nwb", suffix=".nwb", options=_seed),
+    "nwb_two_photon": Layout(
+        "neural_data.allen_two_photon_writer",
+        "write_two_photon_nwb",
+        suffix=".nwb",
+        options=_seed_and_calcium,
+        one_area=True,
+    ),
 }
 
 
@@ -76,6 +107,8 @@ def write_simulation(config: SimulationConfig) -> Path:
         folder = write_arrays(recording, config.out)
         write_truth(truth, folder)
         return folder
+    if config.format == "packaged":
+        return _write_package(config, Path(config.out))
     return _write_animals(config, Path(config.out))
 
 
@@ -119,21 +152,77 @@ def single_animals(config: SimulationConfig, recording: Recording, truth: Truth)
             behavior_names=IMAGE_BEHAVIOR_NAMES,
             pupil_center=pupil_center,
         )
-        parts = {name: getattr(truth, name)[own] for name in ("receptive_fields", "reliability", "kind")}
-        gabors = truth.gabors.iloc[own].reset_index(drop=True)
-        apart.append((alone, Truth(rates=truth.rates[:, own], gabors=gabors, **parts)))
+        apart.append((alone, _truth_of(truth, own)))
     return apart
+
+
+def by_area(recording: Recording, truth: Truth | VideoTruth) -> Iterator[tuple[Recording, Truth | VideoTruth]]:
+    """A recording of one animal as one for each of its areas, `<name>_<area>`, with the truth of their neurons."""
+    for area in recording.neurons["area"].unique():
+        own = np.flatnonzero((recording.neurons["area"] == area).to_numpy())
+        alone = dataclasses.replace(
+            recording,
+            name=f"{recording.name}_{area}",
+            responses=_of_neurons(recording.responses, own),
+            neurons=recording.neurons.iloc[own].reset_index(drop=True),
+        )
+        yield alone, _truth_of(truth, own)
+
+
+def _of_neurons(responses: Any, own: np.ndarray) -> Any:
+    if isinstance(responses, np.ndarray):
+        return responses[:, own]
+    shape = (responses.shape[0], len(own), *responses.shape[2:])
+    return TrialFiles(lambda row: responses[row][own], shape, responses.dtype)
+
+
+def _truth_of(truth: Truth | VideoTruth, own: np.ndarray) -> Truth | VideoTruth:
+    """The truth of some neurons."""
+    if isinstance(truth, VideoTruth):
+        neurons = truth.neurons.iloc[own].reset_index(drop=True)
+        return dataclasses.replace(truth, weights=truth.weights[own], neurons=neurons)
+    parts = {name: getattr(truth, name)[own] for name in ("receptive_fields", "reliability", "kind")}
+    return Truth(rates=truth.rates[:, own], gabors=truth.gabors.iloc[own].reset_index(drop=True), **parts)
+
+
+def _write_package(config: SimulationConfig, folder: Path) -> Path:
+    """One file of all animals, with the running p-values of their units."""
+    from neural_data.allen_packaged_writer import in_bins, write_packaged
+
+    require_free(folder)
+    recording, truth = simulate(config)
+    p = np.concatenate([_running_p(alone) for alone, _ in single_animals(config, recording, truth)])
+    recording = dataclasses.replace(recording, neurons=recording.neurons.assign(**{NEUROPIXELS_COLUMN: p}))
+    with whole_folder(folder) as unfinished:
+        of_truth = unfinished / "truth" / recording.name
+        of_truth.mkdir(parents=True)
+        write_packaged(in_bins(recording, stream(config.seed, "spikes")), unfinished / PACKAGE_NAME)
+        write_truth(truth, of_truth)
+    return folder
+
+
+def _running_p(recording: Recording) -> np.ndarray:
+    speed = recording.behavior[:, recording.behavior_names.index("running_speed")]
+    stimulus = recording.trials["stimulus"].to_numpy()
+    return running_p(recording.responses, stimulus, speed, MIN_PRESENTATIONS[NEUROPIXELS_COLUMN])
 
 
 def _write_animals(config: SimulationConfig, folder: Path) -> Path:
     require_free(folder)
+    layout = LAYOUTS[config.format]
     animals = simulate_videos(config) if config.dynamic else single_animals(config, *simulate(config))
+    if layout.one_area:
+        animals = [part for animal in animals for part in by_area(*animal)]
     with whole_folder(folder) as unfinished:
-        for recording, truth in animals:
+        for number, (recording, truth) in enumerate(animals):
             of_truth = unfinished / "truth" / recording.name
             of_truth.mkdir(parents=True)
-            LAYOUTS[config.format].write(recording, unfinished)
+            layout.write(recording, unfinished, **layout.options(config, number))
             write_truth(truth, of_truth)
+            if config.dynamic and config.format in ALLEN_SESSIONS:
+                movies = movie_lengths(recording.trials)
+                rows = [(name, row, frames) for name, (row, frames) in movies.items()]
+                pd.DataFrame(rows, columns=["movie", "stimulus", "frames"]).to_csv(of_truth / "movies.csv", index=False)
     return folder
 
 

@@ -13,9 +13,9 @@ from torch import Tensor
 from pretrain.accumulate import split_batch
 from pretrain.checkpoint import BackboneSpec
 from pretrain.config import PretrainConfig
+from pretrain.core_backbone import create_backbone
 from pretrain.execution import set_up_execution
 from pretrain.largest_batch import largest_batch
-from pretrain.models import create_model
 from pretrain.objectives import create_objective
 from pretrain.optimizer import make_optimizer
 from pretrain.shard_set import ShardSet
@@ -38,7 +38,7 @@ def fitting_batch_size(config: PretrainConfig, spec: BackboneSpec, train: ShardS
     few = next(load_batches(EpochBatches(train, min(FIRST_TRY, train.samples), drop_last=False), workers=0))
 
     def try_step(images: int) -> None:
-        backbone = create_model(spec.name, **spec.args)
+        backbone = create_backbone(spec.name, **spec.args)
         objective = create_objective(
             config.objective,
             backbone,

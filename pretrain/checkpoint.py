@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from pretrain.average import Average
+from pretrain.core_backbone import create_backbone
 from pretrain.durable import checksum_path, is_intact, write_atomically
 from pretrain.models import create_model, model_info
 from pretrain.progress import say
@@ -121,7 +122,7 @@ def load_trained_backbone(path: Path | str, model: str | None = None, averaged: 
     spec = BackboneSpec(**state["model"])
     if model not in (None, spec.name):
         raise ValueError(f"{path} says itself that it is {spec.name}, not model={model}; leave model out")
-    backbone = create_model(spec.name, **spec.args)
+    backbone = create_backbone(spec.name, **spec.args)
     if averaged and not state.get("average"):
         raise ValueError(f"{path} holds no average of weights; train with average.decay, or leave averaged out")
     backbone.load_state_dict(state["average" if averaged else "backbone"])
@@ -187,7 +188,8 @@ def load_published(model: nn.Module, source: Path | str | dict[str, Any]) -> nn.
     """Load all weights of a model from a published file, and say which were used, renamed and ignored.
 
     Args:
-        model: a model with the file's layer names, on any device.
+        model: a model with the file's layer names, on any device; or an encoder, whose file is read as DwiseNeuro,
+            ViV1T, V1T, Dynamic-VFM or neuralpredictors published it (see `published_encoder.py`).
         source: the file, a run folder, or what `torch.load` gave for a file.
 
     Raises:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pretrain.augment import Uniform, ViewParameters, draw_parameters, make_view
+from pretrain.augment import Uniform, ViewParameters, draw_parameters, evaluation_view, make_view
 from pretrain.config import ViewsConfig
 
 
@@ -57,8 +57,23 @@ def draw_times(frames: Tensor, config: ViewsConfig, numbers: Tensor) -> Tensor:
 def make_clip_view(video: Tensor, parameters: ClipParameters, size: int, mean: Tensor, std: Tensor) -> Tensor:
     """Apply the parameters to uint8 clips; returns normalised floats (batch, 3, clip frames, size, size)."""
     clips, shown = parameters.times.shape
-    times = parameters.times.to(video.device)
-    frames = video[torch.arange(clips, device=video.device)[:, None], :, times].flatten(0, 1)
-    every = torch.arange(clips).repeat_interleave(shown)
+    frames, every = shown_frames(video, parameters.times), torch.arange(clips).repeat_interleave(shown)
     view = make_view(frames, parameters.frame.rows(every), size, mean, std)
     return view.unflatten(0, (clips, shown)).transpose(1, 2)
+
+
+def evaluation_clip(batch: dict[str, Tensor], config: ViewsConfig, size: int, mean: Tensor, std: Tensor) -> Tensor:
+    """The central squares (batch, 3, clip frames, size, size) of the frames around the middle of clips."""
+    video, device = batch["video"], mean.device
+    speed = (config.speed_min + config.speed_max) / 2
+    middle = torch.tensor([[(speed - config.speed_min) / ((config.speed_max - config.speed_min) or 1), 0.5]])
+    times = draw_times(batch["frames"], config, middle.double().expand(len(video), 2))
+    frames = shown_frames(video.to(device), times)
+    sizes = batch["sizes"].repeat_interleave(config.clip_frames, 0)
+    return evaluation_view(frames, sizes, size, mean, std).unflatten(0, times.shape).transpose(1, 2)
+
+
+def shown_frames(video: Tensor, times: Tensor) -> Tensor:
+    """The frames of clips (batch, 3, frames, height, width) at `times` (batch, T): (batch * T, 3, height, width)."""
+    times = times.to(video.device)
+    return video[torch.arange(len(video), device=video.device)[:, None], :, times].flatten(0, 1)

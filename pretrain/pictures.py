@@ -28,7 +28,7 @@ def save_contact_sheet(batch: dict[str, Tensor], views: ViewMaker, path: Path) -
 
     `views` must not normalise: a mean of 0 and a standard deviation of 1.
     """
-    columns = [("central", views.evaluation(batch))]
+    columns = columns_of("central", views.evaluation(batch))
     wants = views.wants
     draws = max(1, SHEET_COLUMNS // max(1, wants.views + wants.local_views + wants.patches))
     for draw in range(draws):
@@ -42,13 +42,22 @@ def save_contact_sheet(batch: dict[str, Tensor], views: ViewMaker, path: Path) -
 
 def training_columns(made: dict[str, Tensor]) -> list[tuple[str, Tensor]]:
     """Labels and tiles (batch, 3, h, w) in 0..1 of what a training step sees; depth stands beside its view."""
-    columns = [(f"view {number}", tiles) for number, tiles in enumerate(made.get("views", ()), 1)]
+    shown = (columns_of(f"view {number}", view) for number, view in enumerate(made.get("views", ()), 1))
+    columns = [column for view in shown for column in view]
     if "depth" in made:
         columns.insert(1, ("depth", depth_tiles(made["depth"])))
     columns += [(f"local {number}", tiles) for number, tiles in enumerate(made.get("local_views", ()), 1)]
     if "patches" in made:
         columns.append(("patches", patch_tiles(made["patches"])))
     return columns
+
+
+def columns_of(label: str, view: Tensor) -> list[tuple[str, Tensor]]:
+    """Label and tiles (batch, 3, h, w) of a view; of clips (batch, 3, frames, h, w) first, middle and last frame."""
+    if view.ndim == 4:
+        return [(label, view)]
+    frames = sorted({0, view.shape[2] // 2, view.shape[2] - 1})
+    return [(f"{label} #{frame + 1}", view[:, :, frame]) for frame in frames]
 
 
 def depth_tiles(depth: Tensor) -> Tensor:

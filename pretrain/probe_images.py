@@ -1,8 +1,8 @@
 """The images that probes measure, decoded once.
 
-What comes in: shards. What goes out: batches of their first images, always the same, as `pretrain.stream` makes them
-(`images` uint8, `sizes`, `index`, and `label` where there are labels). They stay in memory as long as there is room;
-those beyond are decoded again for each probe.
+What comes in: shards. What goes out: batches of their first images or clips, always the same, as `pretrain.stream`
+makes them (`images`, or `video` and its `frames`, uint8; `sizes`, `index`, and `label` where there are labels). They
+stay in memory as long as there is room; those beyond are decoded again for each probe.
 """
 
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from pretrain.shard_set import ShardSet
 from pretrain.stream import EpochBatches, load_batches
 
 BATCH = 256
-KEPT = ("images", "sizes", "index", "label")
+KEPT = ("images", "video", "frames", "sizes", "index", "label")
 
 
 class ProbeImages:

@@ -21,9 +21,10 @@ from pretrain.average import make_average
 from pretrain.batch_size import fitting_batch_size, require_gpu
 from pretrain.checkpoint import BackboneSpec, load_matching
 from pretrain.config import AUTO, PretrainConfig
+from pretrain.core_backbone import CoreBackbone, create_backbone
 from pretrain.execution import set_up_execution
 from pretrain.loop import Task, Training
-from pretrain.models import TIMM_PREFIX, create_model, model_info
+from pretrain.models import IMAGENET_MEAN, IMAGENET_STD, TIMM_PREFIX, core_names, model_info
 from pretrain.models.sync_norm import convert_sync_batch_norm
 from pretrain.objectives import create_objective, known_objective
 from pretrain.objectives.objective import Objective, Wants
@@ -35,7 +36,7 @@ from pretrain.randomness import derived_seed
 from pretrain.resident import open_resident
 from pretrain.run_folder import RunFolder, open_run
 from pretrain.schedule import require_possible_schedule, set_learning_rate
-from pretrain.shard_set import CLIPS, Damage, ShardSet, open_shards
+from pretrain.shard_set import CLIPS, IMAGES, Damage, ShardSet, open_shards
 from pretrain.step_timer import StepTimer
 from pretrain.storage import ShardCache, cache_folder
 from pretrain.stream import EpochBatches, load_batches
@@ -104,7 +105,8 @@ def opened_set(config: PretrainConfig, key: str) -> ShardSet:
 
 def require_consistent(config: PretrainConfig) -> None:
     """Fail on a wrong name or on keys that contradict each other before anything is read."""
-    model_info(config.model)
+    if config.model not in core_names():
+        model_info(config.model)
     known_objective(config.objective)
     views = config.views
     for low, high in (
@@ -125,7 +127,7 @@ def require_one_batch(config: PretrainConfig, train: ShardSet) -> None:
         return
     if config.batch_size > sum(train.readable):
         raise ValueError(
-            f"batch_size={config.batch_size} is larger than the {train.samples:,} images in {train.folder}"
+            f"batch_size={config.batch_size} is larger than the {train.samples:,} {train.kind} in {train.folder}"
         )
     if config.batch_size % (config.devices * config.accumulate):
         raise ValueError(
@@ -143,8 +145,17 @@ def wanted(config: PretrainConfig) -> Wants:
 def require_wanted(config: PretrainConfig, wants: Wants, train: ShardSet) -> None:
     """Fail where the objective wants of each image what the shards, or the keys of its views, do not give."""
     require_possible(config.views, wants)
-    if train.kind == CLIPS:
-        raise ValueError(f"{train.folder} holds clips, and model={config.model} takes images; write shards of images")
+    takes_clips = config.model in core_names() and core_names()[config.model].video
+    if (train.kind == CLIPS) != takes_clips:
+        raise ValueError(
+            f"{train.folder} holds {train.kind}, and model={config.model} takes {CLIPS if takes_clips else IMAGES}; "
+            "write shards of those, or choose another model"
+        )
+    if takes_clips and (wants.patches or wants.depth or wants.local_views):
+        raise ValueError(
+            f"objective={config.objective} wants patches, depth maps or local views, which there are of images only; "
+            "of clips there are views, as instance_recognition or simclr want them"
+        )
     if wants.label and not train.labels:
         raise ValueError(
             f"objective={config.objective} wants a class of each image, and {train.folder} has none; write shards from "
@@ -170,7 +181,13 @@ def make_fabric(config: PretrainConfig, unused: bool = False) -> Fabric:
 
 
 def backbone_spec(config: PretrainConfig) -> BackboneSpec:
-    """Objectives bring their own heads, so the backbone has no classifier, unless `model_args.num_classes` is set."""
+    """Objectives bring their own heads, so the backbone has no classifier, unless `model_args.num_classes` is set.
+
+    Cores of encoding models see grey levels with the mean and standard deviation that colours have on average.
+    """
+    if config.model in core_names():
+        mean, std = ([sum(each) / 3] * 3 for each in (IMAGENET_MEAN, IMAGENET_STD))
+        return BackboneSpec(config.model, config.model_args, config.views.size, mean, std)
     info = model_info(config.model)
     args = {"num_classes": 0} if info.classifier else {}
     if config.model.startswith(TIMM_PREFIX):
@@ -183,7 +200,9 @@ def build_objective(config: PretrainConfig, spec: BackboneSpec, train: ShardSet)
     """The backbone, with its initial weights, inside the objective."""
     require_wanted(config, wanted(config), train)
     torch.manual_seed(derived_seed(config.seed, "weights"))
-    backbone = create_model(spec.name, **spec.args)
+    backbone = create_backbone(spec.name, **spec.args)
+    if isinstance(backbone, CoreBackbone):
+        backbone.require_clips_of(config.views.clip_frames, config.views.size)
     # Before the objective is made, because some copy the backbone as their teacher.
     if config.initial_weights:
         load_matching(backbone, config.initial_weights)
@@ -326,7 +345,7 @@ def announce(config: PretrainConfig, run: RunFolder, train: ShardSet, fabric: Fa
     left_out = train.samples - steps_per_epoch * config.batch_size
     rest = f", {left_out:,} others each epoch left out of the last, incomplete batch" if left_out else ""
     say(
-        f"{config.model} with {config.objective}: {train.samples:,} images, {config.epochs} epochs of "
+        f"{config.model} with {config.objective}: {train.samples:,} {train.kind}, {config.epochs} epochs of "
         f"{steps_per_epoch:,} steps{rest}\n{fabric.world_size} x {device_name(fabric.device)}, {config.precision}; "
         f"run folder {run.path}"
     )

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from pretrain.accumulate import split_batch
 from pretrain.augment import ViewParameters, draw_parameters, evaluation_view, make_views
 from pretrain.checkpoint import BackboneSpec
-from pretrain.clip_views import draw_clips, make_clip_view
+from pretrain.clip_views import draw_clips, evaluation_clip, make_clip_view
 from pretrain.config import ViewsConfig
 from pretrain.objectives.objective import Wants
 from pretrain.patches import draw_patches, make_patches, require_patches_fit
@@ -102,14 +102,17 @@ class ViewMaker:
         return made
 
     def training_clips(self, batch: dict[str, Tensor], during: range) -> dict[str, Tensor]:
-        """Views of clips, and their `index`."""
+        """Views of clips, and their `index` and class."""
         video, views = batch["video"].to(self.device, non_blocking=True), []
         for view in range(self.wants.views):
             generators = [self.generator("views", step, view) for step in during]
             drawn = draw_clips(batch["frames"], batch["sizes"], self.config, generators, view, self.rank, self.world)
             with self.full_precision():
                 views.append(make_clip_view(video, drawn, self.size, self.mean, self.std))
-        return {"index": batch["index"].to(self.device, non_blocking=True), "views": torch.stack(views)}
+        made = {"index": batch["index"], "views": torch.stack(views)}
+        if self.wants.label:
+            made["label"] = batch["label"]
+        return {key: value.to(self.device, non_blocking=True) for key, value in made.items()}
 
     @property
     def at_once(self) -> int:
@@ -117,15 +120,26 @@ class ViewMaker:
         return 1 if self.device.type == "cpu" else STEPS_AT_ONCE
 
     def evaluation(self, batch: dict[str, Tensor]) -> Tensor:
-        """The central view (batch, 3, size, size), 224 / 256 of the short side, as mouse-vision evaluates."""
+        """The central view (batch, 3, size, size), 224 / 256 of the short side, as mouse-vision evaluates.
+
+        Of clips (batch, 3, frames, size, size): that of the frames around their middle.
+        """
         with self.full_precision():
+            if "video" in batch:
+                return evaluation_clip(batch, self.config, self.size, self.mean, self.std)
             return evaluation_view(batch["images"].to(self.device), batch["sizes"], self.size, self.mean, self.std)
 
     def pair(self, batch: dict[str, Tensor]) -> Tensor:
         """Two random views (2, batch, 3, size, size) of each image, as the first of training, the same at each call."""
-        images, sizes = batch["images"].to(self.device, non_blocking=True), batch["sizes"]
+        sizes, generators = batch["sizes"], [self.generator("probe", view) for view in range(2)]
         # A process makes those of all images it is given, not of its part of a batch.
-        drawn = [draw_parameters(sizes, self.config, self.generator("probe", view), view) for view in range(2)]
+        if "video" in batch:
+            video = batch["video"].to(self.device, non_blocking=True)
+            clips = [draw_clips(batch["frames"], sizes, self.config, generators[view], view) for view in range(2)]
+            with self.full_precision():
+                return torch.stack([make_clip_view(video, one, self.size, self.mean, self.std) for one in clips])
+        images = batch["images"].to(self.device, non_blocking=True)
+        drawn = [draw_parameters(sizes, self.config, generators[view], view) for view in range(2)]
         return self.stack(images, drawn, self.size)
 
     def draw(self, sizes: Tensor, during: range, view: int, local: bool = False) -> ViewParameters:

@@ -166,8 +166,8 @@ def _time_axis(part: str) -> int:
 
 
 def _padded(values: np.ndarray, part: str, missing: int) -> np.ndarray:
-    """A sample with `missing` frames of zeros behind it; signals without time stay as they are."""
-    if missing == 0 or (part != "valid" and values.ndim < 2):
+    """A sample with `missing` frames of zeros behind it; images and signals without time stay as they are."""
+    if missing == 0 or part == "images" or (part != "valid" and values.ndim < 2):
         return values
     padding = [(0, 0)] * values.ndim
     padding[_time_axis(part)] = (0, missing)

@@ -167,7 +167,12 @@ def core_names() -> Mapping[str, "CoreInfo"]:
 
 
 def feature_size(backbone: nn.Module, input_size: int) -> int:
-    """Length of the feature vector that a backbone gives for one `input_size` x `input_size` image."""
+    """Length of the feature vector that a backbone gives for one `input_size` x `input_size` image.
+
+    One that says it itself in `feature_count` is asked, since it may take clips.
+    """
+    if hasattr(backbone, "feature_count"):
+        return backbone.feature_count
     training = backbone.training
     parameter = next(backbone.parameters())
     with torch.no_grad():

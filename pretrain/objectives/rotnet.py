@@ -46,6 +46,6 @@ class RotNet(Objective):
 
 
 def rotated(images: Tensor) -> tuple[Tensor, Tensor]:
-    """The four rotations (4 * batch, 3, size, size) of square images, one after the other, and their labels."""
-    turned = torch.cat([torch.rot90(images, quarters, (2, 3)) for quarters in range(ROTATIONS)])
+    """The four rotations (4 * batch, 3[, frames], size, size) of square images one after the other; their labels."""
+    turned = torch.cat([torch.rot90(images, quarters, (-2, -1)) for quarters in range(ROTATIONS)])
     return turned, torch.arange(ROTATIONS, device=images.device).repeat_interleave(len(images))

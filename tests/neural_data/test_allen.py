@@ -1,5 +1,7 @@
 """Allen recordings by what the path is; several sessions as one, from which a model's score could be computed."""
 
+import dataclasses
+
 import h5py
 import numpy as np
 import pytest
@@ -7,9 +9,12 @@ import pytest
 from neural_data.allen import read_allen, read_nwb, read_sessions
 from neural_data.allen_packaged import convert_packaged
 from neural_data.allen_writer import write_neuropixels_nwb
+from neural_data.neuropixels_file import write_neuropixels_session
 from neural_data.simulate import SimulationConfig, simulate
+from neural_data.stimulus_templates import movie_name
+from neural_data.two_photon_file import write_nwb_1, write_nwb_2
 from neural_data.unit_selection import SelectionRule, select_units
-from tests.neural_data.nwb_files import two_photon, write_nwb_1
+from tests.neural_data.nwb_files import neuropixels, two_photon
 from tests.neural_data.old_pickles import packaged, write_packaged
 
 
@@ -64,9 +69,30 @@ def test_what_a_path_is(sessions, tmp_path):
         ValueError, match=r"ophys\.nwb: read_two_photon has no option 'bin_ms'; options are signal, window_ms"
     ):
         read_allen(ophys, bin_ms=10)
+    assert read_nwb(ophys).source.endswith("natural_scenes, % of F0")
     with pytest.raises(FileNotFoundError, match=r"none\.nwb: no such file"):
         read_nwb(tmp_path / "none.nwb")
     with h5py.File(tmp_path / "empty.nwb", "w"):
         pass
     with pytest.raises(ValueError, match=r"empty\.nwb: holds neither units/spike_times \(Neuropixels\) nor"):
         read_nwb(tmp_path / "empty.nwb")
+
+
+def test_a_session_without_scenes_gives_its_first_movie(tmp_path):
+    parts = two_photon()
+    movie, shown = parts.templates["natural_movie_one"], parts.presentations["natural_movie_one"]
+    names = [movie_name(number) for number in (11, 4, 2, 12, 3)]
+    parts = dataclasses.replace(parts, templates=dict.fromkeys(names, movie), presentations=dict.fromkeys(names, shown))
+    for write in (write_nwb_1, write_nwb_2):
+        recording = read_nwb(write(tmp_path / f"{write.__name__}.nwb", parts))
+        assert recording.source.endswith("natural_movie_two, dF/F")
+        assert recording.notes[-1] == (
+            "natural_movie_two was read; the session shows 4 more movies: natural_movie_three, natural_movie_4, "
+            "natural_movie_11, ..."
+        )
+    session = neuropixels()
+    only = {name: table for name, table in session.presentations.items() if name != "natural_scenes"}
+    path = write_neuropixels_session(dataclasses.replace(session, presentations=only), tmp_path / "a.nwb")
+    recording = read_nwb(path, rate=False)
+    assert recording.source.endswith("natural_movie_one, spikes")
+    assert not any("was read" in note for note in recording.notes)

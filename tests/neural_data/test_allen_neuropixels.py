@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from neural_data.allen_neuropixels import UnitQuality, read_neuropixels
-from tests.neural_data.nwb_files import FRAMES, IMAGES, REPEATS, SHOWINGS, UNITS, neuropixels, write_neuropixels
+from neural_data.neuropixels_file import write_neuropixels_session
+from tests.neural_data.nwb_files import FRAMES, IMAGES, REPEATS, SHOWINGS, UNITS, neuropixels
 
 KEPT = [0, 1, 2]  # units that pass the default filters
 
@@ -17,7 +18,8 @@ KEPT = [0, 1, 2]  # units that pass the default filters
 @pytest.fixture(scope="module")
 def session(tmp_path_factory):
     parts = neuropixels()
-    return parts, write_neuropixels(tmp_path_factory.mktemp("neuropixels") / "session_715093703.nwb", parts)
+    path = tmp_path_factory.mktemp("neuropixels") / "session_715093703.nwb"
+    return parts, write_neuropixels_session(parts, path)
 
 
 @pytest.fixture
@@ -49,7 +51,8 @@ def by_hand(trains, edges):
 
 
 def shown(parts):
-    return parts.scenes[parts.scenes["frame"] >= 0]
+    scenes = parts.presentations["natural_scenes"]
+    return scenes[scenes["frame"] >= 0]
 
 
 def test_images(session):
@@ -88,7 +91,8 @@ def test_movies(session):
     recording = read_neuropixels(path, "natural_movie_one", rate=False)
     assert recording.video
     assert recording.stimuli.shape == (1, FRAMES, 5, 7)
-    start, stop = (parts.movie[name].to_numpy().reshape(SHOWINGS, FRAMES) for name in ("start_time", "stop_time"))
+    movie = parts.presentations["natural_movie_one"]
+    start, stop = (movie[name].to_numpy().reshape(SHOWINGS, FRAMES) for name in ("start_time", "stop_time"))
     edges = np.concatenate([start, stop[:, -1:]], axis=1)
     np.testing.assert_array_equal(recording.responses, by_hand([parts.trains[unit] for unit in KEPT], edges))
     assert recording.sampling_rate_hz == pytest.approx(30, rel=0.01)
@@ -113,6 +117,8 @@ def test_units_and_why_others_are_left_out(session):
         "1 units left out: presence_ratio is below 0.95 or unknown",
         "1 units left out: isi_violations is above 0.5 or unknown",
         f"{REPEATS} presentations grey left out",
+        "run_pval_ns is unknown for 3 of 3 units: fewer than 2 running or 2 stationary presentations of the image "
+        "they prefer, or none varies",
     )
     everyone = read_neuropixels(path, quality=UnitQuality(None, None, None, None))
     assert len(everyone.neurons) == len(UNITS) - 1  # but the one without an area
@@ -132,16 +138,16 @@ def test_behaviour(session):
     for trial, low in enumerate(onset):
         inside = (times >= low) & (times < low + 0.25)
         assert recording.behavior[trial, 0] == pytest.approx(parts.running[1][inside].mean(), rel=1e-5)
-        seen = (eye["times"] >= low) & (eye["times"] < low + 0.25)
-        assert recording.behavior[trial, 1] == pytest.approx(np.nanmean(eye["area"][seen]), rel=1e-5)
-        center = [eye[axis][seen].mean() for axis in "xy"]
+        seen = (eye["timestamps"] >= low) & (eye["timestamps"] < low + 0.25)
+        assert recording.behavior[trial, 1] == pytest.approx(np.nanmean(eye["pupil_area"][seen]), rel=1e-5)
+        center = [eye[f"center_{axis}"][seen].mean() for axis in "xy"]
         np.testing.assert_allclose(recording.pupil_center[trial], center, rtol=1e-5)
 
 
 def test_fits_with_times_of_their_own(session, changed):
     def change(file):
         delete("processing/raw_gaze_mapping", "processing/filtered_gaze_mapping")(file)
-        file["processing/eye_tracking/pupil_ellipse_fits/timestamps"] = session[0].eye["times"]
+        file["processing/eye_tracking/pupil_ellipse_fits/timestamps"] = session[0].eye["timestamps"]
 
     recording = read_neuropixels(changed(change))
     np.testing.assert_array_equal(recording.pupil_center, read_neuropixels(session[1]).pupil_center)
@@ -161,7 +167,7 @@ def test_without_running_and_eye_tracking(changed):
 @pytest.fixture(scope="module")
 def interrupted(tmp_path_factory):
     """A session with an invalid time of each kind, and the presentations of images that they fall on."""
-    scenes, movie = neuropixels().scenes, neuropixels().movie
+    scenes, movie = neuropixels().presentations["natural_scenes"], neuropixels().presentations["natural_movie_one"]
     places = [str(place) for place in scenes.index[scenes["frame"] >= 0][[2, 5, 9, 12]]]
     onset = scenes["start_time"][[int(place) for place in places]].to_numpy()
     frame = movie["start_time"][FRAMES + 3]
@@ -174,7 +180,7 @@ def interrupted(tmp_path_factory):
         (frame + 0.01, frame + 0.011, [*session, "stimulus"]),
     ]
     path = tmp_path_factory.mktemp("invalid") / "interrupted.nwb"
-    return places, write_neuropixels(path, neuropixels(invalid=invalid))
+    return places, write_neuropixels_session(neuropixels(invalid=invalid), path)
 
 
 def test_invalid_times(session, interrupted):
@@ -202,7 +208,7 @@ def test_only_the_bins_that_touch_an_invalid_time_are_missing(interrupted):
 
 def test_invalid_times_break_showings_of_movies(interrupted):
     recording = read_neuropixels(interrupted[1], "natural_movie_one")
-    start = neuropixels().movie["start_time"].to_numpy()
+    start = neuropixels().presentations["natural_movie_one"]["start_time"].to_numpy()
     np.testing.assert_array_equal(recording.trials["start_s"], start[[0, 2 * FRAMES, 3 * FRAMES]])
     assert f"{FRAMES - 1} frames of incomplete showings left out" in recording.notes
 

@@ -8,7 +8,9 @@ import pytest
 from neural_data import allen_packaged
 from neural_data.allen_packaged import convert_packaged
 from neural_data.arrays import read_arrays
-from tests.neural_data.old_pickles import Call, data_array, packaged, pickled, write_packaged
+from neural_data.pickle_writer import Call, pickled
+from neural_data.pickled_xarray_writer import data_array
+from tests.neural_data.old_pickles import packaged, write_packaged
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """Two-photon sessions of both layouts: the AllenSDK's sweep responses, dF/F, events, movies, and clear mistakes."""
 
+import dataclasses
 import shutil
 
 import h5py
@@ -7,7 +8,8 @@ import numpy as np
 import pytest
 
 from neural_data.allen_two_photon import read_two_photon
-from tests.neural_data.nwb_files import FRAMES, IMAGES, REPEATS, SHOWINGS, two_photon, write_nwb_1, write_nwb_2
+from neural_data.two_photon_file import write_nwb_1, write_nwb_2
+from tests.neural_data.nwb_files import FRAMES, IMAGES, REPEATS, SHOWINGS, two_photon
 
 SWEEP = 7  # samples, those of the second presentation
 
@@ -17,7 +19,7 @@ def files(tmp_path_factory):
     """The parts, and the same session in NWB 1 and, with grey kept apart, in NWB 2."""
     folder, parts = tmp_path_factory.mktemp("two_photon"), two_photon()
     one = write_nwb_1(folder / "501794235.nwb", parts)
-    return parts, {"NWB 1": one, "NWB 2": write_nwb_2(folder / "sub-495726109.nwb", parts, grey=2**32 - 1)}
+    return parts, {"NWB 1": one, "NWB 2": write_nwb_2(folder / "sub-495726109.nwb", parts)}
 
 
 @pytest.fixture(params=["NWB 1", "NWB 2"])
@@ -39,10 +41,16 @@ def changed(files, tmp_path):
     return make
 
 
+def images_shown(parts):
+    """The presentations of images, without those of grey."""
+    shown = parts.presentations["natural_scenes"]
+    return shown[shown["frame"] >= 0]
+
+
 def allen_sweeps(parts, fluorescence):
     """natural_scenes.py of the AllenSDK, word by word: one presentation and one cell after the other, grey left out."""
     means = []
-    for start in parts.scenes["start"][parts.scenes["frame"] >= 0]:
+    for start in images_shown(parts)["start"]:
         for trace in fluorescence:
             response = trace[start - 4 * SWEEP : start + 2 * SWEEP]
             response = 100 * ((response / np.mean(response[: 4 * SWEEP])) - 1)
@@ -55,12 +63,12 @@ def test_sweep_responses_are_the_allen_ones(session):
     recording = read_two_photon(path)
     corrected = parts.demixed.astype(float) - parts.r[:, None] * parts.neuropil
     np.testing.assert_allclose(recording.responses, allen_sweeps(parts, corrected), rtol=1e-5, atol=1e-5)
-    frames = parts.scenes["frame"][parts.scenes["frame"] >= 0]
+    frames = images_shown(parts)["frame"]
     assert recording.trials["stimulus"].tolist() == frames.tolist()
     assert recording.animals == ["495726109"]
     assert recording.neurons["neuron_id"].tolist() == [str(cell) for cell in parts.cells]
     assert set(recording.neurons["area"]) == {"VISl"}
-    np.testing.assert_array_equal(recording.stimuli, parts.images)
+    np.testing.assert_array_equal(recording.stimuli, parts.templates["natural_scenes"])
     assert recording.stimuli.dtype == np.uint8
     assert recording.repeats("495726109").responses.shape == (REPEATS, IMAGES, 3)
     assert f"{REPEATS} presentations grey left out" in recording.notes
@@ -82,7 +90,7 @@ def test_windows_that_are_named(session, tmp_path, signal):
     further = {"events": tmp_path / "events.npz"} if signal == "events" and kind == "NWB 1" else {}
     recording = read_two_photon(path, signal=signal, window_ms=(100, 400), **further)
     traces = getattr(parts, signal)
-    starts = parts.scenes["start"][parts.scenes["frame"] >= 0]
+    starts = images_shown(parts)["start"]
     for trial, onset in enumerate(parts.times[starts]):
         inside = (parts.times >= onset + 0.1) & (parts.times < onset + 0.4)
         np.testing.assert_allclose(recording.responses[trial], traces[:, inside].mean(axis=1), rtol=1e-5, atol=1e-7)
@@ -92,7 +100,7 @@ def test_windows_that_are_named(session, tmp_path, signal):
 def test_samples_one_by_one(session):
     parts, path, _ = session
     recording = read_two_photon(path, signal="dff", resolved=True)
-    starts = parts.scenes["start"][parts.scenes["frame"] >= 0].to_numpy()
+    starts = images_shown(parts)["start"].to_numpy()
     expected = parts.dff[:, starts[:, None] + np.arange(2 * SWEEP)].transpose(1, 0, 2)
     np.testing.assert_array_equal(recording.responses, expected)
     assert recording.sampling_rate_hz == pytest.approx(30.1, rel=0.01)
@@ -107,11 +115,11 @@ def test_samples_one_by_one(session):
 def test_movies(session):
     parts, path, _ = session
     recording = read_two_photon(path, "natural_movie_one")
-    starts = parts.movie["start"].to_numpy().reshape(SHOWINGS, FRAMES)
+    starts = parts.presentations["natural_movie_one"]["start"].to_numpy().reshape(SHOWINGS, FRAMES)
     np.testing.assert_array_equal(recording.responses, parts.dff[:, starts].transpose(1, 0, 2))
     assert recording.video
-    np.testing.assert_array_equal(recording.trial(2)["video"], parts.frames)
-    np.testing.assert_array_equal(recording.trial(2, 3, 5)["video"], parts.frames[3:5])
+    np.testing.assert_array_equal(recording.trial(2)["video"], parts.templates["natural_movie_one"])
+    np.testing.assert_array_equal(recording.trial(2, 3, 5)["video"], parts.templates["natural_movie_one"][3:5])
     assert recording.sampling_rate_hz == pytest.approx(30.1, rel=0.01)
     assert recording.behavior.shape == (SHOWINGS, 2, FRAMES)
     np.testing.assert_allclose(recording.behavior[:, 0], parts.running[starts], rtol=1e-5)
@@ -133,15 +141,25 @@ def test_behaviour(session):
     parts, path, _ = session
     recording = read_two_photon(path)
     assert recording.behavior_names == ("running_speed_cm_s", "pupil_size_px")
-    starts = parts.scenes["start"][parts.scenes["frame"] >= 0].to_numpy()
+    starts = images_shown(parts)["start"].to_numpy()
     inside = starts[:, None] + np.arange(2 * SWEEP)
     np.testing.assert_allclose(recording.behavior[:, 0], parts.running[inside].mean(axis=1), rtol=1e-5)
     np.testing.assert_allclose(recording.behavior[:, 1], parts.pupil[inside].mean(axis=1), rtol=1e-5)
     np.testing.assert_allclose(recording.pupil_center, parts.gaze[inside].mean(axis=1), rtol=1e-4, atol=1e-6)
 
 
+def test_without_fluorescence(changed):
+    path = changed(delete(f"{PIPELINE}/Fluorescence/imaging_plane_1_neuropil_response/data"))
+    recording = read_two_photon(path, signal="dff")
+    assert "p_run_mod_ns" not in recording.neurons
+    assert recording.notes[-1].startswith("p_run_mod_ns is unknown: processing/brain_observatory_pipeline/Fluorescence")
+    with pytest.raises(ValueError, match="response/data: is not there"):
+        read_two_photon(path)
+
+
 def test_without_behaviour(tmp_path):
-    recording = read_two_photon(write_nwb_1(tmp_path / "blind.nwb", two_photon(), behavior=False))
+    blind = dataclasses.replace(two_photon(), running=None, pupil=None, gaze=None)
+    recording = read_two_photon(write_nwb_1(tmp_path / "blind.nwb", blind))
     assert recording.behavior is None
     assert recording.pupil_center is None
     assert recording.notes[-2:] == ("no running speed in the file", "no eye tracking in the file")
@@ -149,7 +167,7 @@ def test_without_behaviour(tmp_path):
 
 def test_grey_that_the_conversion_made_image_0(tmp_path):
     parts = two_photon()
-    recording = read_two_photon(write_nwb_2(tmp_path / "converted.nwb", parts))
+    recording = read_two_photon(write_nwb_2(tmp_path / "converted.nwb", parts, grey=0))
     assert 0 not in set(recording.trials["stimulus"])
     assert len(recording.trials) == (IMAGES - 1) * REPEATS
     expected = f"image 0 left out: it has {2 * REPEATS} presentations, others {REPEATS}"
@@ -161,7 +179,7 @@ def test_trials_at_the_ends_of_the_session(changed):
         file["stimulus/presentation/natural_scenes_stimulus/frame_duration"][0] = [20, 27]
 
     recording = read_two_photon(changed(early))
-    first_is_grey = two_photon().scenes["frame"][0] < 0
+    first_is_grey = two_photon().presentations["natural_scenes"]["frame"][0] < 0
     assert len(recording.trials) == IMAGES * REPEATS - (not first_is_grey)
     assert first_is_grey or "1 trials left out: too near to an end of the session" in recording.notes
 

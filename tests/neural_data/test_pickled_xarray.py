@@ -7,23 +7,11 @@ import zlib
 import numpy as np
 import pytest
 
+from neural_data.pickle_writer import Call, Name, array, dtype, pickled
 from neural_data.pickled_xarray import NAMES, labelled_array, plain_array
+from neural_data.pickled_xarray_writer import data_array, index, multi_index, slots, variable
 from neural_data.restricted_pickle import LARGE_BYTES, read_pickle
-from tests.neural_data.old_pickles import (
-    NEUROPIXELS_DIMS,
-    Call,
-    Name,
-    array,
-    data_array,
-    dtype,
-    index,
-    multi_index,
-    packaged,
-    pickled,
-    slots,
-    variable,
-    write_packaged,
-)
+from tests.neural_data.old_pickles import NEUROPIXELS_DIMS, packaged, write_packaged
 
 # A dictionary like mouse-vision's, pickled by xarray 2026.9 and pandas 3.1, whose text has an array class of its own.
 NEW_RELEASES = (

@@ -109,6 +109,27 @@ def test_an_interrupted_one_goes_on(published: Recording, tmp_path: Path, monkey
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mouse", "whole"]
 
 
+@pytest.mark.parametrize("kept_bytes", [0, 1000, None])
+def test_what_a_crash_has_lost_is_written_again(
+    kept_bytes: int | None, published: Recording, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A file can be shorter than was noted, or longer where the note came too late."""
+    monkeypatch.setattr(prepared_writer, "NOTED_BYTES", 2**28 if kept_bytes is None else 1)
+    done = []
+
+    def interrupt(rows: int) -> None:
+        done.append(rows)
+        if len(done) > 20:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_prepared(published, tmp_path / "mouse", advance=interrupt)
+    if kept_bytes is not None:
+        with open(tmp_path / ".mouse.unfinished" / "stimuli.bin", "r+b") as stream:
+            stream.truncate(kept_bytes)
+    assert_same(read_prepared(write_prepared(published, tmp_path / "mouse")), published, 2.0**-11)
+
+
 def test_another_recording_does_not_go_on(published: Recording, tmp_path: Path):
     def stop(rows: int) -> None:
         raise KeyboardInterrupt
@@ -155,6 +176,7 @@ def test_a_full_disk_is_told_before_writing(published: Recording, tmp_path: Path
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, 1000))
     with pytest.raises(ValueError, match="GB are needed, found 0"):
         write_prepared(published, tmp_path / "mouse")
+    assert not list(tmp_path.iterdir())
 
 
 def test_data_folders_are_never_written_to(published: Recording):

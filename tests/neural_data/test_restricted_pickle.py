@@ -14,10 +14,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from neural_data.pickle_writer import Call, pickled
+from neural_data.pickle_writer import Name as Named
 from neural_data.pickled_xarray import NAMES, labelled_array, plain_array
 from neural_data.restricted_pickle import LARGE_BYTES, BytesInFile, Name, Record, RefusedPickle, read_pickle
-from tests.neural_data.old_pickles import Call, packaged, pickled
-from tests.neural_data.old_pickles import Name as Named
+from tests.neural_data.old_pickles import packaged
 
 PLAIN = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary(),

@@ -37,7 +37,21 @@ def test_the_command_reads_groups_of_keys():
         ({}, {"frames": 50}, "videos: set, but dynamic is false; expected dynamic=true"),
         ({"format": "sensorium_video"}, {}, "format: found 'sensorium_video', expected one of arrays, .* for images"),
         ({"dynamic": True, "format": "sensorium_static"}, {}, "format: found 'sensorium_static', .* for videos"),
-        ({"dynamic": True, "format": "nwb"}, {}, "format: found 'nwb', expected one of arrays, .* for videos"),
+        (
+            {"dynamic": True, "format": "packaged"},
+            {},
+            "format: found 'packaged', expected one of arrays, .* for videos",
+        ),
+        (
+            {"dynamic": True, "format": "nwb_two_photon"},
+            {"response": "calcium"},
+            "videos.response: found 'calcium', expected 'spikes' for format=nwb_two_photon",
+        ),
+        (
+            {"dynamic": True, "format": "nwb"},
+            {"withheld": ["oracle"]},
+            "videos.withheld: found oracle, but format=nwb withholds nothing",
+        ),
         ({"format": "zip"}, {}, "format: found 'zip', expected one of arrays, sensorium_static"),
         ({"dynamic": True}, {"frames": 5}, "videos.frames: found 5, expected 20 to 10000"),
         ({"dynamic": True}, {"response": "dff"}, "videos.response: found 'dff', expected one of spikes, calcium"),

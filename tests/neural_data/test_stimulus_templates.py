@@ -4,7 +4,7 @@ import h5py
 import numpy as np
 import pytest
 
-from neural_data.stimulus_templates import images_of, is_movie, movie_of
+from neural_data.stimulus_templates import images_of, is_movie, movie_name, movie_of, movie_order
 from neural_data.trial_files import TrialFiles
 
 STACK = np.random.default_rng(0).integers(0, 256, (12, 6, 8)).astype(np.uint8)
@@ -20,6 +20,16 @@ def test_which_stimuli_are_movies():
     assert is_movie("natural_movie_three")
     assert not is_movie("natural_scenes")
     assert not is_movie("natural_movie_one_shuffled")
+
+
+def test_names_of_movies_and_their_order():
+    names = [movie_name(number) for number in range(1, 13)]
+    assert names[:4] == ["natural_movie_one", "natural_movie_two", "natural_movie_three", "natural_movie_4"]
+    assert all(is_movie(name) for name in names)
+    assert sorted(["natural_movie_one_more_repeats", *sorted(names)], key=movie_order) == [
+        *names,
+        "natural_movie_one_more_repeats",
+    ]
 
 
 def test_places_in_the_file(file):

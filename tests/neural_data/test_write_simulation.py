@@ -6,9 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from neural_data.allen import read_nwb
+from neural_data.allen_packaged import convert_packaged
 from neural_data.arrays import read_arrays
+from neural_data.formats import read_recordings
 from neural_data.simulate import SimulationConfig, VideoConfig, simulate, simulate_videos, write_simulation
-from neural_data.write_simulation import IMAGE_TIERS, LAYOUTS, Layout, single_animals
+from neural_data.write_simulation import IMAGE_TIERS, LAYOUTS, Layout, by_area, single_animals
 
 IMAGES = {"size": 32, "stimuli": 20, "neurons_per_area": 6, "repeats": 4, "animals": 2, "missing_repeats": 1}
 VIDEOS = VideoConfig(
@@ -205,10 +208,75 @@ def test_experanto(tmp_path, dynamic):
 
 
 def test_images_as_neuropixels_sessions(tmp_path):
-    pytest.importorskip("neural_data.allen_writer")
-    import h5py
-
-    folder = write_simulation(of_images(tmp_path / "simulation", "nwb"))
+    config = of_images(tmp_path / "simulation", "nwb")
+    folder = write_simulation(config)
     assert sorted(file.name for file in folder.iterdir()) == ["animal1.nwb", "animal2.nwb", "truth"]
-    with h5py.File(folder / "animal1.nwb") as session:
-        assert len(session["units/id"]) == 12
+    reads = read_recordings(folder)
+    for read, (recording, _) in zip(reads, single_animals(config, *simulate(config)), strict=True):
+        expected = recording.repeats(recording.name).responses / 0.25
+        np.testing.assert_allclose(read.repeats(read.animals[0]).responses, expected, rtol=1e-6)
+        assert read.behavior_names == ("running_speed_cm_s", "pupil_area_px2")
+    orders = [read.trials["stimulus"].tolist() for read in reads]
+    assert orders[0][: len(orders[1])] != orders[1]
+
+
+def test_videos_as_neuropixels_sessions(tmp_path):
+    config = of_videos(tmp_path / "simulation", "nwb")
+    folder = write_simulation(config)
+    assert sorted(file.name for file in folder.iterdir()) == ["animal1.nwb", "animal2.nwb", "truth"]
+    for recording, truth in simulate_videos(config):
+        movies = pd.read_csv(folder / "truth" / recording.name / "movies.csv")
+        assert sorted(movies["stimulus"]) == sorted(recording.trials["stimulus"].unique())
+        for movie, stimulus, frames in movies.itertuples(index=False):
+            read = read_nwb(folder / f"{recording.name}.nwb", movie, rate=False)
+            shown = recording.trials[recording.trials["stimulus"] == stimulus].sort_values("start_s").index
+            np.testing.assert_array_equal(read.stimuli[0], truth.clip(stimulus)[:frames])
+            for at, row in enumerate(shown):
+                np.testing.assert_array_equal(read.responses[at], recording.trial(int(row), 0, frames)["responses"])
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_two_photon_sessions(tmp_path, dynamic):
+    config = (of_videos if dynamic else of_images)(tmp_path / "simulation", "nwb_two_photon")
+    folder = write_simulation(config)
+    names = [f"animal{animal}_{area}" for animal in (1, 2) for area in ("VISp", "VISl")]
+    assert sorted(file.name for file in folder.iterdir()) == [*sorted(f"{name}.nwb" for name in names), "truth"]
+    animals = simulate_videos(config) if dynamic else single_animals(config, *simulate(config))
+    for recording, _ in animals:
+        for area in ("VISp", "VISl"):
+            own = np.flatnonzero((recording.neurons["area"] == area).to_numpy())
+            name = f"{recording.name}_{area}"
+            read = read_nwb(folder / f"{name}.nwb", signal="events", **({} if dynamic else {"window_ms": (0, 233)}))
+            rows = recording.trials[recording.trials["stimulus"] == (0 if not dynamic else 4)].index
+            stimulus = 0 if dynamic else read.trials["stimulus"] == 0
+            events = read.responses if dynamic else 7 * read.responses[stimulus]
+            n = read.responses.shape[2] if dynamic else 1
+            made = [recording.trial(int(row), 0, n)["responses"][own] for row in rows]
+            np.testing.assert_allclose(events, made, atol=1e-4)
+            rates = np.load(folder / "truth" / name / ("rates.npy" if dynamic else "truth_rates.npy"))
+            assert rates.shape[1] == len(own) == len(read.neurons)
+            assert (folder / "truth" / name / "movies.csv").is_file() == dynamic
+
+
+def test_the_truth_of_an_area_is_that_of_its_neurons():
+    config = of_videos("unused", "nwb_two_photon")
+    recording, truth = simulate_videos(config)[0]
+    for alone, own in by_area(recording, truth):
+        rows = recording.neurons.index[recording.neurons["area"] == alone.neurons["area"].iloc[0]]
+        np.testing.assert_allclose(own.rates[1], truth.rates[1][rows], rtol=1e-6)
+        np.testing.assert_array_equal(own.receptive_fields(), truth.receptive_fields(rows.to_numpy()))
+        pd.testing.assert_frame_equal(own.noise_ceiling(), truth.noise_ceiling().iloc[rows].reset_index(drop=True))
+        np.testing.assert_array_equal(alone.responses[3], recording.responses[3][rows])
+
+
+def test_images_as_a_package(tmp_path):
+    config = of_images(tmp_path / "simulation", "packaged")
+    folder = write_simulation(config)
+    [path] = folder.glob("*.pkl")
+    assert path.name == "mouse_neuropixels_visual_data_with_reliabilities.pkl"
+    read = read_arrays(convert_packaged(path, tmp_path / "converted"))
+    recording, truth = simulate(config)
+    counts = read.responses[:].sum(axis=2) * 0.01
+    np.testing.assert_allclose(counts, recording.responses, rtol=1e-5)
+    assert read.neurons["run_pval_ns"].notna().any()
+    np.testing.assert_array_equal(np.load(folder / "truth" / "simulated" / "truth_rates.npy"), truth.rates)

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from pretrain.config import PretrainConfig
+from pretrain.core_backbone import create_backbone
 from pretrain.models import model_info
 from pretrain.objectives import known_objective
 from pretrain.run import backbone_spec, require_consistent
@@ -15,6 +16,8 @@ from ray_jobs.config import compose, list_recipes, read_recipe
 RECIPES = list_recipes("pretrain")
 # Recipes of ours, not of the published families.
 OWN = {"demo", *(name for name in RECIPES if name.startswith("cifar10_") or name.endswith("_ir_cifar10"))}
+OF_CLIPS = {"dwiseneuro_simclr", "dynamic_vfm_simclr", "factorized3d_simclr", "viv1t_simclr"}
+OWN |= OF_CLIPS
 PARTS = {"model", "model_args", "objective", "objective_args", "views", "optimizer", "epochs", "batch_size"}
 
 
@@ -48,7 +51,16 @@ def test_the_objective_takes_its_arguments(name):
     assert set(config.objective_args) <= set(inspect.signature(known_objective(config.objective)).parameters)
 
 
-@pytest.mark.parametrize("name", sorted(RECIPES))
+@pytest.mark.parametrize("name", sorted(OF_CLIPS))
+def test_the_core_of_a_recipe_fits_its_clips(name):
+    config = recipe(name)
+    require_consistent(config)
+    spec = backbone_spec(config)
+    with torch.device("meta"):
+        create_backbone(spec.name, **spec.args).require_clips_of(config.views.clip_frames, config.views.size)
+
+
+@pytest.mark.parametrize("name", sorted(RECIPES.keys() - OF_CLIPS))
 def test_the_backbone_of_a_recipe_is_built(name):
     from pretrain.models import create_model
 

@@ -212,6 +212,22 @@ def test_images_are_whole(shared: Path):
         np.testing.assert_allclose(batch["responses"], expected["out/all_responses"][batch["index"]], atol=1e-5)
 
 
+def test_images_whose_responses_have_time_are_shown_whole():
+    recording = session("a", 6, 5, 0)
+    shown = replace(recording, stimuli=recording.stimuli[:, 0], behavior=recording.behavior[:, :, 0])
+    batch = next(stream({"a": shown}, WindowPlan(30), "none", batch_size=6).batches())["a"]
+    shapes = {part: tuple(values.shape[1:]) for part, values in batch.items()}
+    assert shapes == {
+        "images": (1, 3, 4),
+        "responses": (5, 30),
+        "behavior": (2,),
+        "pupil_center": (2, 30),
+        "valid": (30,),
+        "index": (),
+    }
+    np.testing.assert_array_equal(batch["images"][:, 0], shown.stimuli[batch["index"].numpy()])
+
+
 def test_what_cannot_be_trained_on_is_one_line(recordings, shared: Path):
     mouse = read_sensorium(next((shared / "reference/values/video/data_fixture").glob("dynamic*")), share_stimuli=False)
     none = fit_normalisation("none", mouse, np.arange(3))
