@@ -19,6 +19,8 @@ from transfer.fitted import load_fitted
 # Tensors change in the last bits with the number of threads.
 torch.set_num_threads(1)
 
+INPUTS = ("video", "behavior", "pupil_center")
+
 
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory):
@@ -87,11 +89,9 @@ def test_what_is_read_back_predicts_what_was_measured(run):
             trial = fitted.normalisations[animal].apply(recording.trial(int(row)), np.arange(length))
             whole = np.full((NEURONS, length), np.nan)
             for begin in [*range(0, length - 30, 24), length - 30]:
-                window = {part: torch.from_numpy(values[..., begin : begin + 30].copy()) for part, values in trial.items()
-                          if part != "video"}  # fmt: skip
-                video = torch.from_numpy(trial["video"][:, begin : begin + 30].copy())
+                window = {part: torch.from_numpy(trial[part][:, begin : begin + 30].copy())[None] for part in INPUTS}
                 with torch.no_grad():
-                    found = fitted.encoder(video[None], animal, window["behavior"][None], window["pupil_center"][None])
+                    found = fitted.encoder(window.pop("video"), animal, **window)
                 whole[:, begin + 6 : begin + 30] = found[0]
             predicted.append(whole[:, 10:])
             measured.append(trial["responses"][:, 10:])

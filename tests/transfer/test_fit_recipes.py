@@ -25,7 +25,7 @@ SMALL = {
     "dynamic_vfm": {"channels": 8, "blocks": 1, "heads": 2, "hidden": 8},
     "sensorium2023_factorized": {"channels": [4, 4, 4]},
     "sensorium2023_gru": {
-        "state_channels": 4, "channels": 2, "rotations": 4, "layers": 2, "input_kernel": 5, "hidden_kernel": 3
+        "state_channels": 4, "features": 2, "rotations": 4, "layers": 2, "input_kernel": 5, "hidden_kernel": 3
     },
     "v1t": {"emb_dim": 8, "num_blocks": 1, "num_heads": 2, "mlp_dim": 8, "image_size": [20, 32]},
     "sensorium2022_cnn": {"channels": 4},
