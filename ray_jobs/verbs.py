@@ -225,7 +225,7 @@ def sweep(config: SweepConfig) -> None:
     folder, table = run(config)
     shown = Table(title="Sweep, best first")
     for column in table.columns:
-        shown.add_column(column.removeprefix("pretrain."), overflow="fold")
+        shown.add_column(column.removeprefix("pretrain.").removeprefix("fit."), overflow="fold")
     for row in table.itertuples(index=False):
         shown.add_row(*(f"{value:.4g}" if isinstance(value, float) else str(value) for value in row))
     Console().print(shown)

@@ -108,6 +108,7 @@ def require_consistent(config: FitConfig) -> None:
         raise ValueError(f"distillation fills mixed batches, and batching={config.batching}; set batching=mixed")
     if config.schedule.patience and not config.validation.every_epochs:
         raise ValueError("schedule.patience counts validations, and validation.every_epochs=0; set one of them")
+    make_judge(config.schedule)
     require_known_optimizer(config.optimizer.name)
     require_installed(config.logging.trackers)
 

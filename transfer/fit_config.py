@@ -74,6 +74,19 @@ class PartConfig:
 
 
 @dataclass
+class ReadoutConfig(PartConfig):
+    """The readout of each animal."""
+
+    coordinate_axes: int | None = setting(
+        None,
+        "columns of neurons' places in cortex from which a Gaussian readout predicts where they look; 0: they look "
+        "anywhere (default: the model's)",
+        low=0,
+        high=3,
+    )
+
+
+@dataclass
 class CutMixConfig:
     """A box of another clip of the same animal is pasted into a clip, and their responses are mixed (DwiseNeuro)."""
 
@@ -155,7 +168,7 @@ class FitConfig:
     trials: TrialsConfig = setting(TrialsConfig, "trials for training and validation")
     model: str | None = setting(None, "published encoder whose parts are built (default: that of `initial`)")
     core: CoreConfig = setting(CoreConfig, "core")
-    readout: PartConfig = setting(PartConfig, "readout of each animal")
+    readout: ReadoutConfig = setting(ReadoutConfig, "readout of each animal")
     shifter: PartConfig = setting(PartConfig, "shifter of each animal")
     modulator: PartConfig = setting(PartConfig, "modulator of each animal")
     activation: PartConfig = setting(PartConfig, "output activation")

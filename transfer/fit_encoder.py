@@ -46,6 +46,8 @@ def encoder_spec(config: FitConfig, initial: Fitted | None = None) -> EncoderSpe
     parts = {name: getattr(config, name) for name in ("readout", "shifter", "modulator", "activation")}
     for name, part in parts.items():
         spec = spec.changed(**part_changes(name, part))
+    if config.readout.coordinate_axes is not None:
+        spec = spec.changed(coordinate_axes=config.readout.coordinate_axes)
     if config.core.checkpoint:
         return spec.changed(**core_of_checkpoint(config))
     return spec.changed(**part_changes("core", config.core))
@@ -127,7 +129,8 @@ def make_encoder(
         load_core(encoder, spec, config.core.checkpoint, next(iter(facts.values())).size)
     if config.core.freeze and spec.core_arguments.get("trained", True):
         encoder.freeze_core()
-    return encoder
+    # A backbone that does not learn goes into evaluation mode when it is told to train, not when it is made.
+    return encoder.train()
 
 
 def take_over(encoder: Encoder, initial: Fitted) -> None:
