@@ -15,11 +15,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from markupsafe import Markup
-from matplotlib.figure import Figure
 
 from transfer import charts, fit_charts
 from transfer.report_inputs import read_curves
-from transfer.report_section import Picture, Section, Table, show_number
+from transfer.report_parts import Picture, Section, Table, drawn_chart, show_number
 
 ALL = "all"
 SCORE = "single_trial_correlation"
@@ -57,7 +56,7 @@ def add_fit(section: Section) -> None:
             words = name.replace("_", " ")
             figure = charts.curve(finite, points.attrs["x_label"], words)
             spoken = f"From {finite['y'].iloc[0]:.4g} to {finite['y'].iloc[-1]:.4g}."
-            picture = drawn(figure, section, words.capitalize(), spoken)
+            picture = drawn_chart(figure, section, words.capitalize(), spoken)
             picture.value = f"{finite['y'].iloc[-1]:.4g}"
             section.panels.append(picture)
     add_fields(section)
@@ -69,7 +68,7 @@ def add_fields(section: Section) -> None:
         figure = fit_charts.fields_on_cortex(coordinates, positions)
         spoken = f"{len(positions)} neurons, looking from {positions.min():.2f} to {positions.max():.2f}."
         note = "Mean positions of the readouts; -1 is the left and the upper edge of the frame."
-        section.figures.append(drawn(figure, section, f"Receptive fields on the cortex: {animal}", spoken, note))
+        section.figures.append(drawn_chart(figure, section, f"Receptive fields on the cortex: {animal}", spoken, note))
 
 
 def positions_of(folder: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -104,6 +103,7 @@ def add_score(section: Section) -> None:
         f"{WORDS[SCORE].capitalize()} of {ones['tier'].iloc[-1]} {show_number(section.score)} "
         f"by the protocol {protocol['name']}: {options}."
     )
+    section.facts["Protocol"] = f"{protocol['name']}: {options}"
     section.tiles = [
         {"label": row.tier, "value": show_number(row.value), "note": WORDS[SCORE]} for row in ones.itertuples()
     ]
@@ -113,12 +113,12 @@ def add_score(section: Section) -> None:
             spoken = "; ".join(f"{row.tier}, {row.animal} {show_number(row.value)}" for row in rows.itertuples())
             note = "Points: animals. Bar: the protocol's one number."
             figure = fit_charts.by_tier(rows, WORDS[metric])
-            section.figures.append(drawn(figure, section, WORDS[metric].capitalize(), spoken, note))
+            section.figures.append(drawn_chart(figure, section, WORDS[metric].capitalize(), spoken, note))
     own = neurons[neurons["stimulus_class"] == ALL]
     by_tier = {str(tier): rows[SCORE].to_numpy() for tier, rows in own.groupby("tier", sort=False)}
     spoken = "; ".join(f"{tier}: median {show_number(float(np.nanmedian(values)))}" for tier, values in by_tier.items())
     figure = fit_charts.over_neurons(by_tier, WORDS[SCORE])
-    section.figures.append(drawn(figure, section, "Distribution over neurons", spoken))
+    section.figures.append(drawn_chart(figure, section, "Distribution over neurons", spoken))
     add_traces(section, protocol["response_space"])
     section.tables.append(score_table(table))
 
@@ -151,7 +151,7 @@ def add_traces(section: Section, space: str) -> None:
         ceiling = f", of at most {show_number(first['ceiling'])}" if math.isfinite(first["ceiling"]) else ""
         value = f"{show_number(first['score'])}{ceiling}"
         spoken = f"{WORDS[SCORE].capitalize()} {value}."
-        picture = drawn(fit_charts.trace(rows, space.replace("_", " ")), section, title, spoken, spoken)
+        picture = drawn_chart(fit_charts.trace(rows, space.replace("_", " ")), section, title, spoken, spoken)
         picture.value = value
         section.panels.append(picture)
 
@@ -181,9 +181,3 @@ def compare_scores(sections: Sequence[Section]) -> list[Picture]:
         figure = fit_charts.neuron_by_neuron(a, b, (first.title, second.title), WORDS[SCORE])
         pictures.append(Picture(title, Markup(charts.to_svg(figure, f"{second.anchor}-against", higher)), higher))
     return pictures
-
-
-def drawn(figure: Figure, section: Section, title: str, spoken: str, note: str = "") -> Picture:
-    """An inlined chart, with ids of its own on the page; `spoken` is for those who cannot see it."""
-    prefix = f"{section.anchor}-chart-{len(section.figures) + len(section.panels)}"
-    return Picture(title, Markup(charts.to_svg(figure, prefix, f"{title}. {spoken}")), note)

@@ -9,12 +9,14 @@ import pandas as pd
 import pytest
 
 from tests.transfer.fitted_runs import FACTORIZED, fitted_run, simulated_videos
+from transfer.config import ReportConfig
 from transfer.fit_report import add_fit, add_score, compare_scores, positions_of
 from transfer.fitted import load_fitted
 from transfer.predict import predict
 from transfer.predict_config import PredictConfig, ScoreConfig
+from transfer.report import report
 from transfer.report_inputs import Run
-from transfer.report_section import Section
+from transfer.report_parts import Section
 from transfer.score import score
 from transfer.windows import WindowPlan
 
@@ -95,6 +97,19 @@ def test_two_models_neuron_by_neuron(runs):
     (picture,) = compare_scores(sections)
     assert picture.title == "score1 against score0"
     assert "of 24 scores of neurons are higher in score1" in picture.note
+
+
+def test_a_page_of_fits_and_scores(runs, tmp_path):
+    out = tmp_path / "report.html"
+    folders = [runs["score0"], runs["score1"]]
+    page = report(ReportConfig(runs=[str(folder) for folder in folders], out=str(out))).read_text()
+    for words in (
+        "score1 against score0",
+        "Distribution over neurons",
+        "best neuron",
+        "organisers+: trial length statistics",
+    ):
+        assert words in page
 
 
 def test_what_is_missing_is_said(runs, tmp_path):
