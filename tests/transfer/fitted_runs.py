@@ -41,16 +41,20 @@ WINDOW = WindowPlan(16, 2)
 
 
 def simulated_videos(folder: Path, animals: int = 2, neurons: int = 6, **videos: object) -> Path:
-    """A folder of mice in the layout of 2023: 50 frames, padding, withheld tiers, repeats, four classes."""
+    """A folder of mice in the layout of 2023: 50 frames, padding, withheld tiers, repeats."""
+    return write_simulation(video_config(folder, animals, neurons, **videos))
+
+
+def video_config(folder: Path, animals: int = 2, neurons: int = 6, **videos: object) -> SimulationConfig:
+    """What `simulated_videos` is made with."""
     settings = {
         "frames": 50, "train_clips": 4, "repeats": 3, "withheld": ["live_test_main", "final_test_main"],
         "response": "deconvolved", "test_clips": 2, "height": 16, "width": 20, "short_clips": 0.0, "lost_frames": 0.3,
     }  # fmt: skip
-    config = SimulationConfig(
+    return SimulationConfig(
         str(folder), animals=animals, areas=["VISp"], neurons_per_area=neurons, dead_neurons=0.0, dynamic=True,
         format="sensorium_video", videos=VideoConfig(**(settings | videos)),
     )  # fmt: skip
-    return write_simulation(config)
 
 
 def simulated_images(folder: Path) -> Path:

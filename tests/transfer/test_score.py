@@ -9,6 +9,8 @@ import pandas as pd
 import pytest
 
 from neural_data.formats import read_recordings
+from neural_data.simulate_videos import simulate_videos
+from neural_data.write_simulation import write_simulation
 from tests.transfer.fitted_runs import (
     DWISENEURO,
     FACTORIZED,
@@ -17,10 +19,11 @@ from tests.transfer.fitted_runs import (
     fitted_run,
     simulated_images,
     simulated_videos,
+    video_config,
 )
 from transfer.predict import predict
 from transfer.predict_config import PredictConfig, ScoreConfig
-from transfer.prediction_folder import open_predictions
+from transfer.prediction_folder import create_predictions, open_predictions
 from transfer.response_space import response_precision
 from transfer.score import score
 from transfer.windows import WindowPlan
@@ -143,6 +146,30 @@ def test_perfect_predictions_reach_the_ceiling(videos, predicted, tmp_path):
     value = table[table["animal"] == "all"].set_index("metric")["value"]
     assert value["correlation_to_average"] == pytest.approx(1, abs=1e-3)
     assert value["single_trial_correlation"] > value["single_trial_ceiling"] > 0
+
+
+def test_the_truth_scores_what_the_simulator_says(tmp_path):
+    """Expected responses as predictions, of 12 neurons in 40 trials: single-trial correlation, CC norm, ceiling."""
+    config = video_config(tmp_path / "mice", 1, 12, test_clips=4, repeats=10, lost_frames=0.0, gaze_shift=0.0, width=32)
+    write_simulation(config)
+    ((recording, truth),) = simulate_videos(config)
+    (animal,), rows = recording.animals, np.flatnonzero((recording.trials["tier"] == "oracle").to_numpy())
+    table = pd.DataFrame({"row": rows, "tier": "oracle", "frames": recording.frames[rows]})
+    place = {"recording": str(tmp_path / "mice"), "name": recording.name}
+    facts = {"response_space": "raw", "dynamic": True, "runs": ["truth"], "weights": [1.0], "animals": {animal: place}}
+    (tmp_path / "predicted").mkdir()
+    ids = recording.neurons["neuron_id"].tolist()
+    own = create_predictions(tmp_path / "predicted", facts, {animal: table}, {animal: ids}).animals[animal]
+    for piece, (row,) in own.pieces():
+        own.add(piece, truth.expected_of_trial(int(row)), 0)
+    keys = {"first_frame": 0, "response_space": "raw", "undefined": "omit"}
+    scores, neurons = scored(tmp_path / "predicted", tmp_path / "out", **keys)
+    expected = truth.noise_ceiling()["single_trial_correlation"].to_numpy()
+    np.testing.assert_allclose(neurons["single_trial_correlation"], expected, rtol=0, atol=0.1)
+    value = scores[scores["animal"] == "all"].set_index("metric")["value"]
+    assert value["single_trial_correlation"] == pytest.approx(expected.mean(), abs=0.03)
+    assert value["normalized_correlation"] == pytest.approx(1, abs=0.05)
+    assert value["oracle_jackknife"] < value["single_trial_ceiling"] < value["oracle_conservative"]
 
 
 def test_frames_that_were_not_predicted_cannot_count(videos, tmp_path):
