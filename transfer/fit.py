@@ -40,6 +40,7 @@ from transfer.fit_optimizer import make_fit_optimizer
 from transfer.fit_schedule import FitSchedule
 from transfer.fit_trials import say_trials
 from transfer.fitted import FitSpec, load_fitted
+from transfer.freed_memory import keep_freed_memory
 from transfer.losses import LOSSES, ResponseLoss, TrialCounts, create_loss
 from transfer.normalisation import Normalisation
 from transfer.normalisation_rules import NORMALISATIONS
@@ -64,17 +65,19 @@ def fit(config: FitConfig, report: Report | None = None) -> Path:
     """
     require_consistent(config)
     initial = load_fitted(config.initial) if config.initial else None
-    data = open_data(config)
+    data = open_data(config, initial)
     require_same_neurons(data.animals, initial)
     spec = encoder_spec(config, initial)
     # Built without memory first, so that a wrong argument leaves no folder behind.
     with torch.device("meta"):
-        build_encoder(spec, {name: animal_facts(animal) for name, animal in data.animals.items()})
+        build_encoder(spec, {name: animal_facts(animal, data.stimulus_scale) for name, animal in data.animals.items()})
     fabric = Fabric(accelerator=config.accelerator, devices=1, precision=config.precision)
+    if fabric.device.type == "cpu":
+        keep_freed_memory()
     run = open_run(config, "fit", f"fit-{config.model or 'initial'}")
-    normalisations = normalised(config, data, initial, run)
+    normalisations = normalised(data, run)
     facts = {
-        name: animal_facts(animal, normalisations[name], data.trials.train[name])
+        name: animal_facts(animal, data.stimulus_scale, normalisations[name], data.trials.train[name])
         for name, animal in data.animals.items()
     }
     encoder = make_encoder(config, spec, facts, initial)

@@ -180,7 +180,14 @@ class FitConfig:
         "normalisation of stimuli, signals and responses, by name (default: that of `initial`, else sensorium2023 for "
         "videos and sensorium2022 for images)",
     )
-    window: WindowConfig = setting(WindowConfig, "window of training")
+    stimulus_scale: float | None = setting(
+        None,
+        "both sides of images or frames are multiplied by this, for example 0.25 of the 144 x 256 pixels of 2022 "
+        "(default: that of `initial`, else 1)",
+        low=0.01,
+        high=4,
+    )
+    window: WindowConfig = setting(WindowConfig, "window of training (default: that of `initial`, else whole trials)")
     loss: str = setting("sensorium", "loss with its scaling, by the name of the repository")
     loss_args: dict[str, Any] = setting({}, "arguments of the loss")
     cutmix: CutMixConfig = setting(CutMixConfig, "mixed clips")

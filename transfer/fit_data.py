@@ -11,7 +11,7 @@ from neural_data.recording import Recording
 from pretrain.checkpoint import newest_checkpoint, read_checkpoint
 from pretrain.run_folder import RunFolder
 from transfer.encoder_spec import AnimalFacts, EncoderSpec
-from transfer.fit_config import FitConfig
+from transfer.fit_config import FitConfig, WindowConfig
 from transfer.fit_recordings import Animal, open_animals
 from transfer.fit_trials import ChosenTrials, choose_trials
 from transfer.fitted import FitSpec, Fitted, FittedAnimal
@@ -25,11 +25,13 @@ DEFAULT_NORMALISATIONS = ("sensorium2022", "sensorium2023")
 
 @dataclass(frozen=True, eq=False)
 class FitData:
-    """The animals, which of their trials train and measure, and what a model sees of one at a time."""
+    """The animals, which of their trials train and measure, what a model sees of one at a time, and how."""
 
     animals: dict[str, Animal]
     trials: ChosenTrials
     plan: WindowPlan
+    normalisation: str
+    stimulus_scale: float
 
     @property
     def recordings(self) -> dict[str, Recording]:
@@ -42,8 +44,8 @@ class FitData:
         return next(iter(self.animals.values())).recording.video
 
 
-def open_data(config: FitConfig) -> FitData:
-    """The animals, their trials and windows.
+def open_data(config: FitConfig, initial: Fitted | None = None) -> FitData:
+    """The animals, their trials and windows; what the config leaves open is as in an earlier fit.
 
     Raises:
         ValueError: animals that were shown different things, or a trial or tier that is not there.
@@ -58,10 +60,16 @@ def open_data(config: FitConfig) -> FitData:
             raise ValueError(f"animals share a core, but one of {first!r} and {name!r} saw images, the other videos")
         if kind[0] != kind[1]:
             raise ValueError(f"{animals[name].path}: videos need responses in time, and images one response per trial")
+    video = kinds[first][0]
     plan = WindowPlan(config.window.frames, config.window.stride, config.window.sampling)
-    plan = plan if kinds[first][0] else WindowPlan()
+    name, scale = config.normalisation or DEFAULT_NORMALISATIONS[video], config.stimulus_scale or 1.0
+    if initial:
+        plan = initial.plan if config.window == WindowConfig() else plan
+        before = next(iter(initial.normalisations.values()))
+        name, scale = config.normalisation or before.name, config.stimulus_scale or before.scale
+    plan = plan if video else WindowPlan()
     chosen = choose_trials(recordings, config.trials, config.seed, shortest=max(plan.span, 1))
-    return FitData(animals, chosen, plan)
+    return FitData(animals, chosen, plan, name, scale)
 
 
 def require_same_neurons(animals: dict[str, Animal], initial: Fitted | None) -> None:
@@ -71,16 +79,13 @@ def require_same_neurons(animals: dict[str, Animal], initial: Fitted | None) -> 
             raise ValueError(f"initial={initial.path}: animal {name!r} has other neurons there; rename the animal")
 
 
-def normalised(config: FitConfig, data: FitData, initial: Fitted | None, run: RunFolder) -> dict[str, Normalisation]:
+def normalised(data: FitData, run: RunFolder) -> dict[str, Normalisation]:
     """The normalisation of each animal, from the run's own checkpoint or, before there is one, of training trials."""
     if path := newest_checkpoint(run.path / "checkpoints"):
         animals = read_checkpoint(path)["model"]["animals"]
         return {name: Normalisation.from_state(animals[name]["normalisation"]) for name in data.animals}
-    name = config.normalisation or DEFAULT_NORMALISATIONS[data.video]
-    if initial and config.normalisation is None:
-        name = next(iter(initial.normalisations.values())).name
     return {
-        animal: fit_normalisation(name, recording, data.trials.train[animal])
+        animal: fit_normalisation(data.normalisation, recording, data.trials.train[animal], data.stimulus_scale)
         for animal, recording in data.recordings.items()
     }
 

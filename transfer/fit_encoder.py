@@ -81,12 +81,11 @@ def core_of_checkpoint(config: FitConfig) -> dict[str, Any]:
 
 
 def animal_facts(
-    animal: Animal, normalisation: Normalisation | None = None, rows: np.ndarray | None = None
+    animal: Animal, scale: float, normalisation: Normalisation | None = None, rows: np.ndarray | None = None
 ) -> AnimalFacts:
-    """What an animal's parts are built from; with a normalisation also the mean responses, as a model is to give them,
-    of the first of some trials."""
+    """What an animal's parts are built from, where stimuli are scaled; with a normalisation also the mean responses, as
+    a model is to give them, of the first of some trials."""
     recording = animal.recording
-    scale = normalisation.scale if normalisation else 1.0
     colour_axis = 4 if recording.video else 3
     shape = recording.stimuli.shape
     size = shape[2:4] if recording.video else shape[1:3]

@@ -86,6 +86,7 @@ def test_a_recipe_takes_a_step_at_a_small_size(name, recordings, tmp_path):
     config.epochs, config.samples_per_epoch, config.batch_size = 1, 0, 8
     config.window.frames = min(config.window.frames, 30)
     config.schedule.warmup_epochs = config.schedule.warmup_steps = config.schedule.second_epoch = 0
+    config.stimulus_scale = 1.0
     config.precision, config.trials.folds = "32-true", 2 * bool(config.trials.folds)
     if config.distillation.teacher:
         config.distillation.teacher = str(teacher(config, recordings, tmp_path / "teacher"))
