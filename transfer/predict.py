@@ -19,7 +19,7 @@ from pretrain.progress import Meter, progress, say
 from pretrain.run_folder import open_run
 from transfer.compared_models import pick_accelerator
 from transfer.fit_recordings import Animal, open_animals
-from transfer.fitted import Fitted, load_fitted
+from transfer.fitted import Fitted, fitted_file, load_fitted
 from transfer.frame_statistics import part_of_trial
 from transfer.freed_memory import keep_freed_memory
 from transfer.normalisation import Normalisation
@@ -47,6 +47,8 @@ def predict(config: PredictConfig) -> Path:
     if not config.runs:
         raise ValueError("runs is not set; name run folders of `murine fit`, runs=[runs/fit]")
     weights = run_weights(config)
+    for path in config.runs:
+        fitted_file(path)  # so that a run that is not there is not found out hours later
     first = load_fitted(config.runs[0])
     animals = animals_to_predict(config, first)
     space = config.response_space or first.response_space

@@ -76,7 +76,7 @@ def fitted_run(
         for name, animal in animals.items()
     }
     facts = {
-        name: animal_facts(animal, normalisations[name], train_rows(animal.recording))
+        name: animal_facts(animal, 1.0, normalisations[name], train_rows(animal.recording))
         for name, animal in animals.items()
     }
     torch.manual_seed(seed)

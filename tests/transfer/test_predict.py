@@ -137,6 +137,9 @@ def test_mistakes_are_named(runs, videos, tmp_path):
     ):
         with pytest.raises(ValueError, match=line):
             predict(config_of([runs["dwiseneuro"]], tmp_path / "out", **keys))
+    with pytest.raises(FileNotFoundError, match="absent"):
+        predict(config_of([runs["dwiseneuro"], tmp_path / "absent"], tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
     with pytest.raises(ValueError, match="runs is not set"):
         predict(PredictConfig())
     other = simulated_videos(tmp_path / "other", neurons=5)
