@@ -15,7 +15,6 @@ and averages it twice; `torch.optim.swa_utils` averages whole numbers too. So th
 """
 
 import copy
-from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -120,6 +119,9 @@ def is_schedule_free(optimizer: Optimizer) -> bool:
     return "train_mode" in optimizer.param_groups[0]
 
 
-def tensors(module: nn.Module) -> chain[Tensor]:
-    """Parameters and buffers, each of them once."""
-    return chain(module.parameters(), module.buffers())
+def tensors(module: nn.Module) -> list[Tensor]:
+    """What a checkpoint has of a module, each tensor once.
+
+    Without tables that a module makes when it is first used: its copy, never used in training, has other ones.
+    """
+    return list({id(value): value for value in module.state_dict(keep_vars=True).values()}.values())

@@ -15,14 +15,21 @@ from typing import Any, get_origin
 from pretrain.config import PretrainConfig, setting
 from ray_jobs.keys import ConfigError, all_keys, checked, did_you_mean, kind_at, level_keys, nearest, shown
 from transfer.config import PredictivityConfig
+from transfer.fit_config import FitConfig
 
 
 @dataclass
 class SweepConfig:
-    """A grid of pretrainings, each followed by its predictivity, as Ray trials."""
+    """A grid of pretrainings, each followed by its predictivity, or of fits, as Ray trials."""
 
+    stage: str = setting(
+        "pretrain",
+        "pretrain: a pretraining, then its predictivity; fit: a fit, scored on its validation trials",
+        choices=("pretrain", "fit"),
+    )
     pretrain: PretrainConfig = setting(PretrainConfig, "what every trial trains")
     predictivity: PredictivityConfig = setting(PredictivityConfig, "what every trial measures")
+    fit: FitConfig = setting(FitConfig, "with stage=fit, what every trial fits")
     grid: dict[str, Any] = setting({}, "values to try for any key: `grid.pretrain.optimizer.lr=[0.003,0.03]`")
     cpus_per_trial: float = setting(1, "processor cores that a trial occupies", "cores", 0.1)
     gpus_per_trial: float = setting(0, "graphics processors that a trial occupies, also a share of one", "GPUs", 0)
@@ -152,6 +159,34 @@ VERBS = {
             "murine predictivity checkpoint=runs/first recording=recordings/simulated",
         ),
         Verb(
+            "fit",
+            "fit an encoder, a core with a readout for each animal, to recordings",
+            "transfer.fit_config:FitConfig",
+            "ray_jobs.verbs:fit",
+            "murine fit recipe=demo_factorized3d recording=recordings/videos out=runs/fit",
+        ),
+        Verb(
+            "predict",
+            "predict every frame of every trial with one fitted encoder, or an ensemble",
+            "transfer.predict_config:PredictConfig",
+            "ray_jobs.prediction_verbs:predict",
+            "murine predict 'runs=[runs/fold_0,runs/fold_1]' out=runs/predicted",
+        ),
+        Verb(
+            "score",
+            "score predictions as a team of the competitions does: per neuron, animal, tier and class",
+            "transfer.predict_config:ScoreConfig",
+            "ray_jobs.prediction_verbs:score",
+            "murine score predictions=runs/predicted protocol=organisers out=runs/scores",
+        ),
+        Verb(
+            "submission",
+            "write the files that a competition takes, or check one",
+            "transfer.predict_config:SubmissionConfig",
+            "ray_jobs.prediction_verbs:submission",
+            "murine submission predictions=runs/predicted out=submission",
+        ),
+        Verb(
             "tasks",
             "measure what else each layer tells: textures, objects, their position, pose and size",
             "transfer.config:TasksConfig",
@@ -167,7 +202,7 @@ VERBS = {
         ),
         Verb(
             "sweep",
-            "pretrain and measure over a grid of values with Ray",
+            "pretrain and measure, or fit, over a grid of values with Ray",
             "ray_jobs.config:SweepConfig",
             "ray_jobs.verbs:sweep",
             "murine sweep pretrain.data.shards=shards/photos predictivity.recording=recordings/simulated "
@@ -438,9 +473,10 @@ def _checked(cls: type, values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _checked_candidates(path: str, candidates: Any) -> list[Any]:
-    if path.partition(".")[0] not in ("pretrain", "predictivity"):
-        near = did_you_mean(path, [f"{stage}.{path}" for stage in ("pretrain", "predictivity")])
-        raise ConfigError(f"grid key '{path}' is not below pretrain or predictivity{near}")
+    stages = ("pretrain", "predictivity", "fit")
+    if path.partition(".")[0] not in stages:
+        near = did_you_mean(path, [f"{stage}.{path}" for stage in stages])
+        raise ConfigError(f"grid key '{path}' is not below pretrain, predictivity or fit{near}")
     if not isinstance(candidates, list) or not candidates:
         raise ConfigError(f"grid key '{path}': expected a list of values to try, given {shown(candidates)}")
     try:

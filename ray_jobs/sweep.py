@@ -20,8 +20,12 @@ from pretrain.run_folder import open_run
 from ray_jobs.config import SweepConfig
 from ray_jobs.trainable import point_name, trial
 
-SCORE = "predictivity"
-PATH_KEYS = (("pretrain", "data", "shards"), ("pretrain", "data", "labelled"), ("predictivity", "recording"))
+# What trials of each stage are ranked by.
+SCORES = {"pretrain": "predictivity", "fit": "single_trial_correlation"}
+PATH_KEYS = (
+    ("pretrain", "data", "shards"), ("pretrain", "data", "labelled"), ("predictivity", "recording"),
+    ("fit", "recording"), ("fit", "initial"), ("fit", "core", "checkpoint"), ("fit", "distillation", "teacher"),
+)  # fmt: skip
 
 
 def sweep(config: SweepConfig) -> tuple[Path, pd.DataFrame]:
@@ -33,15 +37,12 @@ def sweep(config: SweepConfig) -> tuple[Path, pd.DataFrame]:
     """
     if not config.grid:
         raise ValueError("grid is empty; for example grid.pretrain.optimizer.lr=[0.003,0.03]")
-    if config.pretrain.data.shards is None:
-        raise ValueError("pretrain.data.shards is not set; make shards with `murine shards`")
-    if config.predictivity.recording is None:
-        raise ValueError("predictivity.recording is not set; make one with `murine simulate`")
+    require_stage(config)
     config = with_absolute_paths(config)
     run = open_run(config, "sweep", "sweep")
     run.status(trials=math.prod(len(values) for values in config.grid.values()))
     results = run_trials(config, run.path)
-    table = trial_table(results, list(config.grid))
+    table = trial_table(results, list(config.grid), SCORES[config.stage])
     write_atomically(run.path / "trials.csv", lambda file: table.to_csv(file, index=False))
     failed = [point_name(result.config) for result in results if result.error]
     if failed:
@@ -53,6 +54,21 @@ def sweep(config: SweepConfig) -> tuple[Path, pd.DataFrame]:
     return run.path, table
 
 
+def require_stage(config: SweepConfig) -> None:
+    """Fail where the stage lacks what it works on, or a key of the grid is of the other one."""
+    others = {"pretrain": ("fit",), "fit": ("pretrain", "predictivity")}[config.stage]
+    if wrong := next((key for key in config.grid if key.partition(".")[0] in others), None):
+        raise ValueError(f"grid.{wrong} changes nothing with stage={config.stage}; leave it out, or set stage")
+    if config.stage == "fit":
+        if config.fit.recording is None and not config.fit.recordings:
+            raise ValueError("fit.recording is not set; make one with `murine simulate`")
+        return
+    if config.pretrain.data.shards is None:
+        raise ValueError("pretrain.data.shards is not set; make shards with `murine shards`")
+    if config.predictivity.recording is None:
+        raise ValueError("predictivity.recording is not set; make one with `murine simulate`")
+
+
 def with_absolute_paths(config: SweepConfig) -> SweepConfig:
     """Trials run in folders of Ray's, where a relative path would lead elsewhere."""
     config = copy.deepcopy(config)
@@ -62,6 +78,7 @@ def with_absolute_paths(config: SweepConfig) -> SweepConfig:
             owner = getattr(owner, group)
         if getattr(owner, key) is not None:
             setattr(owner, key, str(Path(getattr(owner, key)).expanduser().resolve()))
+    config.fit.recordings = [str(Path(path).expanduser().resolve()) for path in config.fit.recordings]
     return config
 
 
@@ -98,18 +115,18 @@ def run_trials(config: SweepConfig, folder: Path):
             ray.shutdown()
 
 
-def trial_table(results: Any, keys: list[str]) -> pd.DataFrame:
+def trial_table(results: Any, keys: list[str], score: str) -> pd.DataFrame:
     """One row a trial: its point, its score, what the probes measured last, and seconds; best score first."""
-    measured = (SCORE, "knn_accuracy", "rankme", "neurons", "time_total_s")
+    measured = (score, "knn_accuracy", "rankme", "neurons", "time_total_s")
     rows = []
     for result in results:
         metrics = last_values(result)
         rows.append({key: result.config[key] for key in keys} | {name: metrics.get(name) for name in measured})
     table = pd.DataFrame(rows).dropna(axis=1, how="all")
-    for name in set(keys) | {SCORE}:
+    for name in set(keys) | {score}:
         if name not in table:
             table[name] = math.nan
-    return table.sort_values(SCORE, ascending=False, ignore_index=True)
+    return table.sort_values(score, ascending=False, ignore_index=True)
 
 
 def last_values(result: Any) -> dict[str, Any]:

@@ -1,8 +1,9 @@
-"""One trial, as Ray Tune sees it: pretrain a model, then measure its predictivity.
+"""One trial, as Ray Tune sees it: pretrain a model and measure its predictivity, or fit an encoder.
 
 What comes in: the point of the grid, as `{dotted key: value}`, and the sweep's config as plain values. What goes out:
-reports to Tune; the last one carries `predictivity`, the score of the trial. Runs lie in the trial's own folder, so a
-trial that is started again goes on from its last checkpoint.
+reports to Tune; those of a fit carry `single_trial_correlation`, the last one of a pretraining `predictivity`: the
+score of the trial. Runs lie in the trial's own folder, so a trial that is started again goes on from its last
+checkpoint.
 """
 
 from pathlib import Path
@@ -10,23 +11,39 @@ from typing import Any
 
 from ray import tune
 
-from ray_jobs.config import compose_mapping
+from ray_jobs.config import SweepConfig, compose_mapping
 
 
 def trial(point: dict[str, Any], settings: dict[str, Any], folder: str) -> None:
-    """Pretrain and score one point of the grid.
+    """Pretrain and score, or fit, one point of the grid.
 
     Args:
         point: values by dotted key, for example {"pretrain.optimizer.lr": 0.01}.
         settings: the sweep's whole config as nested plain values, with absolute paths.
         folder: the sweep's folder; this trial's runs go to `trials/<name of the point>/`.
     """
+    home = Path(folder) / "trials" / point_name(point)
+    config = compose_mapping("sweep", {**settings, "grid": {}, **point})
+    stages = {"pretrain": pretrained, "fit": fitted}
+    stages[config.stage](config, home)
+
+
+def fitted(config: SweepConfig, home: Path) -> None:
+    """Fit; the scores of the best epoch are reported last."""
+    from transfer.fit import fit
+    from transfer.fitted import load_fitted
+
+    config.fit.out = str(home / "fit")
+    scores = load_fitted(fit(config.fit, report=lambda measured: tune.report(measured))).scores
+    tune.report({"single_trial_correlation": sum(scores.values()) / len(scores)} if scores else {})
+
+
+def pretrained(config: SweepConfig, home: Path) -> None:
+    """Pretrain, then measure how well the layers predict neurons."""
     from pretrain.run import pretrain
     from transfer.predictivity import predictivity
     from transfer.report_inputs import read_run
 
-    home = Path(folder) / "trials" / point_name(point)
-    config = compose_mapping("sweep", {**settings, "grid": {}, **point})
     config.pretrain.out = str(home / "pretrain")
     config.predictivity.out = str(home / "predictivity")
     config.predictivity.checkpoint = str(pretrain(config.pretrain, report=lambda measured: tune.report(measured)))

@@ -22,6 +22,7 @@ from ray_jobs.config import ModelsConfig, RecipesConfig, SweepConfig, list_recip
 from ray_jobs.help import describe_recipe
 from ray_jobs.keys import did_you_mean
 from transfer.config import PredictivityConfig, ReportConfig, TasksConfig
+from transfer.fit_config import FitConfig
 
 if TYPE_CHECKING:
     from pretrain.sources import Source
@@ -165,6 +166,28 @@ def show_one_number(table: pd.DataFrame) -> None:
     Console().print(shown)
 
 
+def fit(config: FitConfig) -> None:
+    """Fit an encoder and print its scores on the validation trials."""
+    from transfer.fit import fit as run
+
+    folder = run(config)
+    show_fit(json.loads((folder / "status.json").read_text()))
+    print(folder)
+
+
+def show_fit(status: dict) -> None:
+    """The validation scores of the best epoch, by animal, with what they are of."""
+    if not status.get("scores"):
+        return
+    options = ", ".join(f"{name} {value}" for name, value in status["score_options"].items())
+    shown = Table(title=f"Validation, best epoch {status['best']['epoch']}", caption=options)
+    shown.add_column("animal", no_wrap=True)
+    shown.add_column("single-trial correlation", justify="right")
+    for animal, score in status["scores"].items():
+        shown.add_row(animal, f"{score:.4f}")
+    Console().print(shown)
+
+
 def tasks(config: TasksConfig) -> None:
     """Read a model's layers on a transfer task and print the means over its splits."""
     from transfer.tasks import tasks as run
@@ -202,7 +225,7 @@ def sweep(config: SweepConfig) -> None:
     folder, table = run(config)
     shown = Table(title="Sweep, best first")
     for column in table.columns:
-        shown.add_column(column.removeprefix("pretrain."), overflow="fold")
+        shown.add_column(column.removeprefix("pretrain.").removeprefix("fit."), overflow="fold")
     for row in table.itertuples(index=False):
         shown.add_row(*(f"{value:.4g}" if isinstance(value, float) else str(value) for value in row))
     Console().print(shown)

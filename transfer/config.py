@@ -144,6 +144,6 @@ class TasksConfig:
 class ReportConfig:
     """Run folders become one self-contained HTML page."""
 
-    runs: list[str] = setting([], "run folders of `pretrain` and `predictivity`, as [a,b,c]")
+    runs: list[str] = setting([], "run folders of `pretrain`, `fit`, `predictivity` and `score`, as [a,b,c]")
     out: str | None = setting(None, "page to write (default: report.html in the last run folder)")
     title: str = setting("murine report", "heading of the page")

@@ -7,10 +7,18 @@ page's template lays out.
 from datetime import datetime
 from typing import Any
 
+from transfer.fit_report import add_fit, add_score
 from transfer.report_curves import add_curves, add_sheets
 from transfer.report_inputs import Run
 from transfer.report_parts import Section
 from transfer.report_scores import add_scores
+
+FILLED_BY = {
+    "predictivity": (add_scores,),
+    "score": (add_score,),
+    "fit": (add_fit,),
+    "pretrain": (add_curves, add_sheets),
+}
 
 
 def make_section(run: Run, title: str, anchor: str) -> Section:
@@ -30,11 +38,8 @@ def make_section(run: Run, title: str, anchor: str) -> Section:
         section.warnings.append(f"{words}: {message}" if message else f"{words}.")
     if run.config_text is None:
         section.warnings.append("There is no config.yaml in this folder.")
-    if run.kind == "predictivity":
-        add_scores(section)
-    else:
-        add_curves(section)
-        add_sheets(section)
+    for fill in FILLED_BY[run.kind]:
+        fill(section)
     section.about = _flat({key: value for key, value in run.status.items() if key not in ("kind", "state")})
     return section
 

@@ -21,6 +21,7 @@ FIGURES = {
     "noise_ceilings.py": {"bias_at_50"},
     "objectives.py": {"random weights, seed 1", "autoencoding, seed 1", "depth_prediction, seed 1"},
     "predictivity.py": {"speedup", "max_score_difference", "seconds", "peak_gb"},
+    "prediction.py": {"windows_per_s_ratio", "processor_time_ratio", "max_difference"},
     "readout_step.py": {"factorised_train", "viv1t_evaluate"},
     "neural_stream.py": {"windows_per_s_ratio", "peak_gb", "data_wait_share"},
     "memory.py": {"growth_mib", "murine_mib_at_10_shards"},

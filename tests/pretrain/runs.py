@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -90,14 +91,14 @@ def run_until_finished(config: PretrainConfig, stops: type[BaseException] = Cras
     raise AssertionError("the run is never finished")
 
 
-def start(config: PretrainConfig, folder: Path) -> subprocess.Popen:
+def start(config: Any, folder: Path, verb: str = "pretrain") -> subprocess.Popen:
     """The command, in a process of its own, whose session holds all processes that it starts."""
     recipe = folder / f"{Path(config.out).name}.yaml"
     recipe.write_text(to_yaml(config))
     # A file, because several processes start by running it again.
     (folder / "murine.py").write_text(COMMAND)
-    command = [sys.executable, str(folder / "murine.py"), "pretrain", f"recipe={recipe}"]
+    command = [sys.executable, str(folder / "murine.py"), verb, f"recipe={recipe}"]
     # Sums over another number of threads round otherwise; processes that train together have one each.
-    threads = torch.get_num_threads() if config.devices == 1 else 1
+    threads = torch.get_num_threads() if getattr(config, "devices", 1) == 1 else 1
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(threads)}
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)

@@ -184,3 +184,13 @@ def test_schedule_free_and_another_average_are_too_many():
     assert isinstance(
         make_average(model, AverageConfig(decay=0.9), torch.optim.AdamW(model.parameters())), WeightAverage
     )
+
+
+def test_a_table_that_is_made_in_training_is_not_averaged():
+    """DwiseNeuro's positions are a buffer once they were used; the average's copy was never used."""
+    backbone = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    average = WeightAverage(backbone, AverageConfig(decay=0.5, warmup=False))
+    backbone[0].register_buffer("table", torch.ones(3), persistent=False)
+    backbone[0].weight.data.fill_(4)
+    average.update(backbone, 1)
+    assert torch.equal(average.backbone[0].weight, backbone[0].weight)

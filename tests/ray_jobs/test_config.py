@@ -251,7 +251,7 @@ def test_the_grid_is_checked_key_by_key_and_value_by_value() -> None:
         ("grid.pretrain.batch_size=8", ["'pretrain.batch_size'", "list of values", "given 8"]),
         ("grid.pretrain.batch_size=[]", ["'pretrain.batch_size'", "list of values"]),
         ("grid.optimizer.lr=[1]", ["'optimizer.lr'", "did you mean 'pretrain.optimizer.lr'?"]),
-        ("grid.out=[a]", ["'out'", "not below pretrain or predictivity"]),
+        ("grid.out=[a]", ["'out'", "not below pretrain, predictivity or fit"]),
         ("grid=[1]", ["'grid'", "expected mapping"]),
     ],
 )

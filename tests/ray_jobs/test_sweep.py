@@ -12,6 +12,7 @@ from pretrain.config import PretrainConfig
 from ray_jobs.config import SweepConfig, compose_mapping
 from ray_jobs.sweep import sweep, trial_table, with_absolute_paths
 from ray_jobs.trainable import point_name
+from tests.transfer.fits import TINY, write_images
 
 LR = "pretrain.optimizer.lr"
 
@@ -28,7 +29,7 @@ def test_the_table_has_a_row_for_each_point_best_first():
         result({LR: 0.3}, None),
         result({LR: 0.4}, [{"rankme": 5.0}, {"rankme": 6.0}, {"predictivity": 0.7, "neurons": 9}]),
     ]
-    table = trial_table(results, [LR])
+    table = trial_table(results, [LR], "predictivity")
     assert table[LR].tolist()[:2] == [0.4, 0.2]
     assert set(table[LR]) == {0.1, 0.2, 0.3, 0.4}
     assert table["predictivity"].tolist()[:2] == [0.7, 0.4]
@@ -39,7 +40,7 @@ def test_the_table_has_a_row_for_each_point_best_first():
 
 
 def test_a_table_of_failures_has_a_score_column():
-    table = trial_table([result({LR: 0.1}, None)], [LR])
+    table = trial_table([result({LR: 0.1}, None)], [LR], "predictivity")
     assert table["predictivity"].isna().all()
 
 
@@ -65,6 +66,9 @@ def test_paths_become_absolute(tmp_path, monkeypatch):
         ({}, "grid is empty; for example grid.pretrain.optimizer.lr="),
         ({"grid": {LR: [1.0]}}, "pretrain.data.shards is not set; make shards with"),
         ({"grid": {LR: [1.0]}, "pretrain": {"data": {"shards": "s"}}}, "predictivity.recording is not set"),
+        ({"grid": {LR: [1.0]}, "stage": "fit"}, f"grid.{LR} changes nothing with stage=fit"),
+        ({"grid": {"fit.optimizer.lr": [1.0]}}, "grid.fit.optimizer.lr changes nothing with stage=pretrain"),
+        ({"grid": {"fit.optimizer.lr": [1.0]}, "stage": "fit"}, "fit.recording is not set; make one with"),
     ],
 )
 def test_a_sweep_that_lacks_something_is_one_line(keys, line):
@@ -115,3 +119,18 @@ def test_a_failed_trial_is_named_and_runs_again(config, tmp_path):
     table = pd.read_csv(tmp_path / "sweep" / "trials.csv")
     assert table["predictivity"].notna().tolist() == [True, False]
     assert table["pretrain.batch_size"].tolist() == [8, 51]
+
+
+@pytest.mark.slow
+def test_a_sweep_of_fits_is_ranked_by_their_validation(tmp_path):
+    fits = TINY | {"recording": str(write_images(tmp_path / "images")), "model": "sensorium2022_cnn", "epochs": 1}
+    fits |= {"core": {"args": {"channels": 4, "layers": 2}}, "window": {}, "batch_size": 16}
+    lr = "fit.optimizer.lr"
+    folder, table = sweep(
+        compose_mapping(
+            "sweep", {"stage": "fit", "fit": fits, "grid": {lr: [1e-5, 0.01]}, "out": str(tmp_path / "out")}
+        )
+    )
+    assert set(table[lr]) == {1e-5, 0.01}
+    assert table["single_trial_correlation"].is_monotonic_decreasing
+    assert len(list(folder.glob("trials/*/fit/checkpoints/best.pt"))) == 2

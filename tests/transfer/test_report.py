@@ -346,8 +346,8 @@ def test_mistakes_are_named_in_one_line(tmp_path: Path, predictivity: Path) -> N
     assert "lacks the columns area, animal, median, low, high" in message(ValueError, predictivity)
     (predictivity / "config.yaml").write_text("a: [1,\nb: }")
     assert "config.yaml cannot be read as YAML" in message(ValueError, predictivity)
-    (predictivity / "status.json").write_text('{"kind": "fit"}')
-    assert "kind is 'fit'" in message(ValueError, predictivity)
+    (predictivity / "status.json").write_text('{"kind": "tasks"}')
+    assert "kind is 'tasks'" in message(ValueError, predictivity)
     (predictivity / "status.json").write_text("{")
     assert "cannot be read as JSON" in message(ValueError, predictivity)
 
