@@ -9,7 +9,7 @@ https://arxiv.org/abs/2103.15691; register tokens are those of Darcet 2023, http
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 import torch
@@ -176,6 +176,21 @@ class ViV1T(nn.Module):
         """Parameters that the features do not depend on."""
         unseen = self.temporal.unseen and self.temporal.registers is not None
         return ("temporal.registers",) if unseen else ()
+
+    def add_animal(self, animal: str) -> None:
+        """Fresh weights for one more animal in each block, where animals have their own and it has none yet."""
+        for states in self.state_encoders():
+            states.add(animal)
+
+    def remove_animal(self, animal: str) -> None:
+        """Take an animal's own weights away, if it has any."""
+        for states in self.state_encoders():
+            states.remove(animal)
+
+    def state_encoders(self) -> Iterator[StateEncoder]:
+        """The state encoders of all blocks, where each animal has its own."""
+        if self.behavior == "animal_mlp":
+            yield from (*self.spatial.states, *self.temporal.states)
 
     def output_shape(self, time: int, height: int, width: int) -> tuple[int, int, int, int]:
         """(features, time', height', width') for a video of that size."""

@@ -209,13 +209,22 @@ class StateEncoder(nn.Module):
 
     def __init__(self, values: int, width: int, animals: Sequence[str] = ()) -> None:
         super().__init__()
-        self.models = nn.ModuleDict(
-            {
-                name: nn.Sequential(nn.Linear(values, width // 2), nn.Tanh(), nn.Linear(width // 2, width), nn.Tanh())
-                for name in animals or (self.SHARED,)
-            }
-        )
-        self.apply(initialise)
+        self.values, self.width = values, width
+        self.models = nn.ModuleDict()
+        for name in animals or (self.SHARED,):
+            self.add(name)
+
+    def add(self, name: str) -> None:
+        """A network with fresh weights for an animal, if there is none of it."""
+        if name not in self.models:
+            half = self.width // 2
+            made = nn.Sequential(nn.Linear(self.values, half), nn.Tanh(), nn.Linear(half, self.width), nn.Tanh())
+            self.models[name] = made.apply(initialise)
+
+    def remove(self, name: str) -> None:
+        """Take an animal's network away, if there is one."""
+        if name in self.models:
+            del self.models[name]
 
     def forward(self, windows: Tensor, animal: str | None) -> Tensor:
         """(batch, frames, values) to (batch, frames, width)."""

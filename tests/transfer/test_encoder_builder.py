@@ -118,6 +118,20 @@ def test_parts_of_an_animal_in_the_core_come_and_go_with_it():
     assert encoder.core.blocks[0].behavior.networks["c"][0].weight.grad.abs().sum() > 0
 
 
+def test_state_encoders_of_viv1t_come_and_go_with_their_animals():
+    spec = published_spec("viv1t", core_arguments=SMALL["viv1t"] | {"behavior": "animal_mlp"})
+    known = animals(spec)
+    encoder = build_encoder(spec, known)
+    given = batch(spec, known["a"])
+    encoder.remove_animal("a")
+    assert not any(".a." in key for key in encoder.state_dict())
+    add_animal_from(spec, encoder, "c", known["a"])
+    encoder(**given, animal="c").sum().backward()
+    states = [*encoder.core.spatial.states, *encoder.core.temporal.states]
+    assert all(set(each.models) == {"b", "c"} for each in states)
+    assert all(each.models["c"][0].weight.grad.abs().sum() > 0 for each in states)
+
+
 def test_the_core_says_whether_readouts_are_shifted():
     spec = published_spec("v1t", core_arguments=V1T | {"shift_mode": 0})
     assert not build_encoder(spec, animals(spec)).shifters
