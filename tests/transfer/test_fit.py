@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
-from pretrain.checkpoint import newest_checkpoint, read_checkpoint
+from pretrain.checkpoint import load_trained_backbone, newest_checkpoint, read_checkpoint
 from tests.pretrain.runs import Crash, crash_at, start, tensors
 from tests.transfer.fits import NEURONS, tiny_fit, write_images, write_videos
 from transfer.fit import fit
@@ -199,6 +199,13 @@ def test_a_pretrained_backbone_is_a_core(tiny_run, images, tmp_path):
     require_equal({name: core[name] for name in taken}, {f"backbone.{name}": pretrained[name] for name in pretrained})
     assert core["norm.running_mean"].abs().max() > 0
     assert fitted.response_space == "per_neuron_std"
+
+
+def test_a_fit_is_no_backbone_and_a_backbone_is_no_fit(run, tiny_run):
+    with pytest.raises(ValueError, match="holds an encoder of `murine fit`, expected a backbone"):
+        load_trained_backbone(run)
+    with pytest.raises(ValueError, match="is a backbone of `murine pretrain`, expected a run of `murine fit`"):
+        load_fitted(tiny_run)
 
 
 def test_a_core_of_a_fit_under_fresh_readouts(run, videos, tmp_path):
