@@ -131,9 +131,9 @@ def test_the_same_command_finds_its_run_complete(run, videos, capsys):
     ids=["all", "plateau", "mixed", "schedule_free"],
 )
 def test_a_fit_that_was_stopped_anywhere_gives_the_same_numbers(videos, tmp_path, monkeypatch, keys):
-    """Crashes after the first and the third step, and between two processes' worth of work."""
+    """Crashes after the second step of the first run, and after the second step of the next one."""
     whole = fit(tiny_fit(videos, tmp_path / "whole", **keys))
-    config = tiny_fit(videos, tmp_path / "stopped", checkpoint__every_minutes=0.001, **keys)
+    config = tiny_fit(videos, tmp_path / "stopped", **keys)
     config.checkpoint.every_minutes = 1e-9
     crash_at(monkeypatch, "train_step", {2, 4})
     stops = 0
@@ -150,8 +150,7 @@ def test_a_fit_that_was_stopped_anywhere_gives_the_same_numbers(videos, tmp_path
 @pytest.mark.slow
 def test_a_fit_killed_at_a_random_step_gives_the_same_numbers(videos, tmp_path):
     whole = fit(tiny_fit(videos, tmp_path / "whole", epochs=12))
-    config = tiny_fit(videos, tmp_path / "killed", epochs=12)
-    config.checkpoint.every_minutes = 1e-9
+    config = tiny_fit(videos, tmp_path / "killed", epochs=12, checkpoint__every_minutes=0.001)
     process = start(config, tmp_path, verb="fit")
     log = tmp_path / "killed" / "metrics.csv"
     while not (log.exists() and len(log.read_text().splitlines()) > 6):
