@@ -24,7 +24,7 @@ from sklearn.cross_decomposition import PLSRegression
 from timing import rounded
 
 from neural_data.arrays import read_arrays, write_arrays
-from neural_data.halvings import halves_batch
+from neural_data.halvings import halves_batch, seeded_orders
 from neural_data.reliability import pearson, spearman_brown
 from neural_data.simulate import FIELD_SIZE, SimulationConfig, simulate
 from neural_data.splits import image_splits
@@ -34,7 +34,7 @@ from transfer.config import PredictivityConfig
 from transfer.corrected_score import scoring
 from transfer.neuron_groups import NeuronGroup, neuron_groups
 from transfer.predictivity import predictivity
-from transfer.protocol import Halves, Source
+from transfer.protocol import HalvedRepeats, Source
 
 NEURONS = 1700
 CONVERGED = {"tol": 1e-14, "max_iter": 20_000}
@@ -160,9 +160,9 @@ def difference(config: PredictivityConfig, chosen: list[Halving], settings: dict
     how = scoring(config)
     largest = 0.0
     for features, group, train, test, number in chosen:
-        halves = Halves(*halves_batch(group.responses, config.halvings))
+        repeats = HalvedRepeats(group.responses, seeded_orders(config.halvings, len(group.responses))[0])
         source = Source(how.prepare(features).values)
-        ours = how.score(source, halves, slice(number, number + 1), train, test)[0]
+        ours = how.score(source, repeats.halves(slice(number, number + 1)), train, test)[0]
         theirs = peer_score((features, group, train, test, number), settings)
         largest = max(largest, float(np.nanmax(np.abs(ours - theirs))))
     return largest

@@ -43,6 +43,9 @@ class ModelsConfig:
 
     pattern: str = setting("*", "names to list, with `*` and `?` as wildcards")
     aliases: bool = setting(False, "list mouse-vision's own names for the networks beside ours")
+    table: str | None = setting(
+        None, "write docs/models.md, or another file, with what each backbone and core costs and sees; takes minutes"
+    )
 
 
 @dataclass
@@ -161,6 +164,27 @@ VERBS = {
             "transfer.fit_config:FitConfig",
             "ray_jobs.verbs:fit",
             "murine fit recipe=demo_factorized3d recording=recordings/videos out=runs/fit",
+        ),
+        Verb(
+            "predict",
+            "predict every frame of every trial with one fitted encoder, or an ensemble",
+            "transfer.predict_config:PredictConfig",
+            "ray_jobs.prediction_verbs:predict",
+            "murine predict 'runs=[runs/fold_0,runs/fold_1]' out=runs/predicted",
+        ),
+        Verb(
+            "score",
+            "score predictions as a team of the competitions does: per neuron, animal, tier and class",
+            "transfer.predict_config:ScoreConfig",
+            "ray_jobs.prediction_verbs:score",
+            "murine score predictions=runs/predicted protocol=organisers out=runs/scores",
+        ),
+        Verb(
+            "submission",
+            "write the files that a competition takes, or check one",
+            "transfer.predict_config:SubmissionConfig",
+            "ray_jobs.prediction_verbs:submission",
+            "murine submission predictions=runs/predicted out=submission",
         ),
         Verb(
             "tasks",

@@ -122,7 +122,7 @@ def convert(config: DataConfig) -> None:
     path = one_path(config, "convert")
     if config.out is None:
         raise ConfigError("convert: out is not set; name the folder that receives the recording, out=<folder>")
-    from neural_data.allen import convert_packaged
+    from neural_data.allen_packaged import convert_packaged
 
     convert_packaged(Path(path), Path(config.out))
     print(config.out)

@@ -101,8 +101,12 @@ def simulate(config: SimulationConfig) -> None:
     else:
         write_simulation(config)
         made_with.write_text(settings)
-    for recording in read_recordings(folder):
-        print(recording.summary())
+    if config.format == "packaged":
+        [package] = folder.glob("*.pkl")
+        print(f"{package}: read it with `murine data convert {package} out=<folder>`")
+    else:
+        for recording in read_recordings(folder):
+            print(recording.summary())
     print(folder)
 
 
@@ -244,13 +248,14 @@ def recipes(config: RecipesConfig) -> None:
 
 
 def models(config: ModelsConfig) -> None:
-    """List backbones with their size and cost; mouse-vision's names and timm's too where the pattern asks for them."""
-    import torch
-
-    from pretrain.models import create_model, model_info
-    from pretrain.models.multiply_adds import multiply_adds
-
+    """List backbones and cores with size and cost; mouse-vision's names and timm's too where the pattern asks."""
     names = matching_models(config.pattern, config.aliases)
+    if config.table is not None:
+        from ray_jobs.models_table import write_table
+
+        write_table(config.table, names)
+        print(config.table)
+        return
     shown = Table(box=None, pad_edge=False)
     shown.add_column("model", no_wrap=True)
     for heading in ("input", "parameters", "multiply-adds"):
@@ -259,35 +264,51 @@ def models(config: ModelsConfig) -> None:
     for heading in ("layers for fits" if in_full else "layers", "paper"):
         shown.add_column(heading, overflow="fold")
     for name in names:
-        info = model_info(name)
-        made_for = {"input_size": info.input_size} if name.startswith("timm/") else {}
-        with torch.device("meta"):
-            model = create_model(name, **made_for)
-        parameters = sum(parameter.numel() for parameter in model.parameters())
-        cost = f"{multiply_adds(model, info.input_size) / 1e6:,.1f} M"
-        layers = " ".join(info.fit_layers) if in_full else str(len(info.fit_layers))
-        paper = info.paper if in_full else info.paper.split(",")[0]
-        shown.add_row(name, str(info.input_size), f"{parameters:,}", cost, layers, paper)
+        shown.add_row(name, *model_facts(name, in_full))
     Console().print(shown)
 
 
+def model_facts(name: str, in_full: bool) -> tuple[str, ...]:
+    """Input, parameters, multiply-adds, layers for fits (or their number) and paper of a backbone or a core."""
+    import torch
+
+    from pretrain.models import core_names, create_model, model_info
+    from pretrain.models.multiply_adds import multiply_adds, multiply_adds_of
+
+    core = core_names().get(name)
+    if core is not None:
+        size, layers, paper = " x ".join(map(str, core.input)), (), core.paper
+        if name == "backbone":
+            return size, "any", "any", "", paper
+    else:
+        info = model_info(name)
+        size, layers, paper = str(info.input_size), info.fit_layers, info.paper
+    made_for = {"input_size": info.input_size} if name.startswith("timm/") else {}
+    with torch.device("meta"):
+        model = create_model(name, **made_for)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    adds = multiply_adds_of(model, *core.stimulus_shapes()) if core else multiply_adds(model, info.input_size)
+    listed = " ".join(layers) if in_full else str(len(layers) or "")
+    return size, f"{parameters:,}", f"{adds / 1e6:,.1f} M", listed, paper if in_full else paper.split(",")[0]
+
+
 def matching_models(pattern: str, aliases: bool = False) -> list[str]:
-    """Names of our backbones that match; timm's where the pattern begins with `timm/`.
+    """Names of our backbones and cores that match; timm's where the pattern begins with `timm/`.
 
     Names that mouse-vision uses are listed with `aliases`, or where none of ours matches.
     """
-    from pretrain.models import TIMM_PREFIX, list_aliases, list_models
+    from pretrain.models import TIMM_PREFIX, core_names, list_aliases, list_models
 
     if pattern.startswith(TIMM_PREFIX):
         import timm
 
         names = [TIMM_PREFIX + name for name in timm.list_models(pattern.removeprefix(TIMM_PREFIX))]
     else:
-        names = fnmatch.filter(list_models(), pattern)
+        names = fnmatch.filter([*list_models(), *sorted(core_names())], pattern)
         if aliases or not names:
             names = [*names, *fnmatch.filter(list_aliases(), pattern)]
     if not names:
-        ours = ", ".join(list_models())
+        ours = ", ".join([*list_models(), *sorted(core_names())])
         raise ValueError(
             f"no model matches {pattern!r}; ours: {ours}; mouse-vision's: shi_*, simplified_*, ...; timm/*"
         )

@@ -42,7 +42,7 @@ class PredictivityConfig:
         "in the published results; `spearman_brown_split_half`: by the uncorrected ones, and the ratio is corrected",
         choices=("spearman_brown_split_half_denominator", "spearman_brown_split_half"),
     )
-    splits: int = setting(10, "random halvings of the stimuli into train and test", low=1)
+    splits: int = setting(10, "random halvings of the stimuli (of videos, the clips) into train and test", low=1)
     halvings: int = setting(100, "random halvings of the repeats within each split", low=1)
     choice_halvings: int = setting(
         10, "of these, the halvings that the layer of the one number is chosen by, on train stimuli", low=1
@@ -56,6 +56,17 @@ class PredictivityConfig:
         "each other animal alone, averaged; `none`",
         choices=("holdout", "pairwise", "none"),
     )
+    num_source_units: int = setting(
+        0,
+        "neurons drawn at random from what each animal is predicted by, all of a source that has fewer; 0: all",
+        low=0,
+    )
+    source_draws: int = setting(
+        20, "draws of these neurons for each halving, each with halves of its own; for num_source_units", low=1
+    )
+    report_train: bool = setting(
+        False, "score the stimuli that the mapping was fitted to as well, as `fitted`; takes twice as long"
+    )
     tier: str | None = setting(None, "tier of the trials that are scored, such as `test` (default: all)")
     window_ms: list[float] = setting(
         [], "start and end after onset of the time that responses are averaged over (default: all of it)", "ms"
@@ -65,6 +76,22 @@ class PredictivityConfig:
         "mouse-vision's choice of units, animals and time window from reliabilities and running: `neuropixels`, "
         "`two_photon`",
         choices=("none", "neuropixels", "two_photon"),
+    )
+    bin_ms: float = setting(
+        100.0,
+        "videos: length of a stimulus, whose response is the mean over it; at least one frame",
+        "ms",
+        1,
+    )
+    latency_ms: float = setting(
+        0.0, "videos: how much later than the frames of a bin its responses are taken, rounded to frames", "ms", 0
+    )
+    skip_ms: float = setting(0.0, "videos: the beginning of each clip that is not scored", "ms", 0)
+    block_ms: float = setting(
+        3000.0, "videos: fewer than 4 clips are split into train and test by blocks of about this length", "ms", 1
+    )
+    gap_ms: float = setting(
+        500.0, "videos: train bins this near to a test bin of the same clip are left out; at least one bin", "ms", 0
     )
     min_reliability: float = setting(
         0.5, "neurons with a lower split-half reliability are excluded, counted and listed", low=-1, high=1
@@ -117,6 +144,6 @@ class TasksConfig:
 class ReportConfig:
     """Run folders become one self-contained HTML page."""
 
-    runs: list[str] = setting([], "run folders of `pretrain` and `predictivity`, as [a,b,c]")
+    runs: list[str] = setting([], "run folders of `pretrain`, `fit`, `predictivity` and `score`, as [a,b,c]")
     out: str | None = setting(None, "page to write (default: report.html in the last run folder)")
     title: str = setting("murine report", "heading of the page")

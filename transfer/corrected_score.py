@@ -63,6 +63,12 @@ def scoring(config: PredictivityConfig) -> Scoring:
     similar = config.mapping in SIMILARITIES
     if config.train_fraction == 0 and not similar:
         raise ValueError(f"train_fraction=0 leaves nothing to fit mapping={config.mapping} on; it is for rsa and cka")
+    if config.train_fraction == 0 and config.report_train:
+        raise ValueError("report_train=true with train_fraction=0: there are no train stimuli to score")
+    if config.num_source_units and config.interanimal == "none":
+        raise ValueError(f"num_source_units={config.num_source_units} are of other animals, found interanimal=none")
+    if not config.num_source_units and config.source_draws != PredictivityConfig.source_draws:
+        raise ValueError(f"source_draws={config.source_draws} are draws of num_source_units, which are not set")
     if config.component_choices and config.mapping != "pls":
         raise ValueError(f"component_choices are for mapping=pls, found mapping={config.mapping}")
     if similar:
@@ -102,11 +108,11 @@ def preparing(config: PredictivityConfig, rotation_invariant: bool) -> Callable[
 def mapping_score(mapping: Mapping, config: PredictivityConfig) -> Score:
     """Scores (halvings, neurons) by a mapping that is fitted to the train stimuli of each half."""
 
-    def score(source: Source, halves: Halves, part: slice, train: np.ndarray, test: np.ndarray) -> np.ndarray:
-        responses = np.concatenate([halves.first[part][:, train], halves.second[part][:, train]])
-        predicted = fit_predict_sets(mapping, source.part(part, train), responses, source.part(part, test))
+    def score(source: Source, halves: Halves, train: np.ndarray, test: np.ndarray) -> np.ndarray:
+        responses = np.concatenate([halves.first[:, train], halves.second[:, train]])
+        predicted = fit_predict_sets(mapping, source.at(train), responses, source.at(test))
         first, second = np.split(predicted, 2)
-        s1, s2 = halves.first[part][:, test], halves.second[part][:, test]
+        s1, s2 = halves.first[:, test], halves.second[:, test]
         of_pairs = (pearson(a, b, axis=1) for a, b in ((first, s2), (first, second), (s1, s2)))
         return noise_corrected(*of_pairs, mode=config.correction)
 
@@ -117,10 +123,10 @@ def similarity_score(config: PredictivityConfig) -> Score:
     """Scores (halvings, 1) by a similarity of all neurons' responses to the test stimuli, without a mapping."""
     similarity = SIMILARITIES[config.mapping]
 
-    def score(source: Source, halves: Halves, part: slice, train: np.ndarray, test: np.ndarray) -> np.ndarray:
-        features = source.part(part, test)
+    def score(source: Source, halves: Halves, train: np.ndarray, test: np.ndarray) -> np.ndarray:
+        features = source.at(test)
         first, second = np.split(features, 2) if features.ndim == 3 else (features, features)
-        s1, s2 = halves.first[part][:, test], halves.second[part][:, test]
+        s1, s2 = halves.first[:, test], halves.second[:, test]
         of_pairs = (np.broadcast_to(similarity(a, b), len(s1)) for a, b in ((first, s2), (first, second), (s1, s2)))
         return noise_corrected(*of_pairs, mode=config.correction)[:, None]
 

@@ -113,13 +113,16 @@ def prepare_stimuli(stimuli: np.ndarray, spec: BackboneSpec, view: str = "evalua
     """Stimuli as a model sees them.
 
     Args:
-        stimuli: (stimuli, height, width) grey or (stimuli, height, width, 3), values 0 to 255.
+        stimuli: (stimuli, height, width) grey, (stimuli, height, width, 3), or (..., 2), of UV and green, which become
+            grey as their mean; values 0 to 255.
         spec: the model's input size, mean and std.
         view: "evaluation", the model's published transform with its central crop; or "whole", which keeps everything
             and squeezes it to a square.
 
     Returns: float (stimuli, 3, input_size, input_size), normalised.
     """
+    if stimuli.ndim == 4 and stimuli.shape[3] == 2:
+        stimuli = np.asarray(stimuli).mean(3, dtype=np.float32)
     images = torch.from_numpy(np.array(stimuli, order="C")).round().clamp(0, 255).to(torch.uint8)
     images = images[:, None] if images.ndim == 3 else images.permute(0, 3, 1, 2)
     if view == "evaluation":

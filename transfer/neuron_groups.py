@@ -1,7 +1,7 @@
 """Neurons that are mapped together: those of one area of one animal, with their responses to repeated stimuli.
 
-Comes in: a `Recording` of responses to images. Goes out: `NeuronGroup`s, and a table of the neurons that are in none,
-with the reason. Nothing else is left out, and stimuli that an animal saw only once are counted aloud.
+Comes in: a static `Recording`, of images or of bins of videos. Goes out: `NeuronGroup`s, and a table of the neurons
+that are in none, with the reason. Nothing else is left out, and stimuli that an animal saw only once are counted aloud.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,9 @@ from neural_data.halvings import halves_in_order, seeded_orders, valid_repeats
 from neural_data.recording import Recording
 from neural_data.reliability import split_half_reliability
 from pretrain.progress import say
+from transfer.clip_splits import BinPlaces
 from transfer.config import PredictivityConfig
+from transfer.video_bins import BinnedClips
 
 SILENT, UNRELIABLE, UNSCORED = "silent", "unreliable", "unscored"
 BLOCK_NEURONS = 64  # whose halves are held at a time
@@ -26,7 +28,8 @@ class NeuronGroup:
     """The scored neurons of one area of one animal.
 
     `responses` float64 (repeats, stimuli, neurons), NaN where a presentation is missing; `stimuli` int64 (stimuli,),
-    rows of the recording's stimuli; `neurons`: `neuron_id`, `animal`, `area`, `reliability`.
+    rows of the recording's stimuli; `neurons`: `neuron_id`, `animal`, `area`, `reliability`; `places`: of bins of
+    videos, where in time they lie.
     """
 
     recording: str
@@ -35,6 +38,7 @@ class NeuronGroup:
     responses: np.ndarray
     stimuli: np.ndarray
     neurons: pd.DataFrame
+    places: BinPlaces | None = None
 
 
 def neuron_groups(recording: Recording, config: PredictivityConfig) -> tuple[list[NeuronGroup], pd.DataFrame]:
@@ -52,6 +56,7 @@ def neuron_groups(recording: Recording, config: PredictivityConfig) -> tuple[lis
             )
         if repeated.too_few:
             say(f"animal {animal}: {repeated.too_few:,} stimuli that it saw only once are left out")
+        places = places_of(recording, animal, repeated.stimuli)
         reason, reliability = exclusions(repeated.responses, config)
         neurons = recording.neurons.iloc[repeated.neurons][["neuron_id", "animal", "area"]]
         neurons = neurons.assign(reliability=reliability)
@@ -62,9 +67,19 @@ def neuron_groups(recording: Recording, config: PredictivityConfig) -> tuple[lis
             chosen = (reason == "") & (neurons["area"] == area).to_numpy()
             if chosen.any():
                 responses = np.ascontiguousarray(repeated.responses[:, :, chosen])
-                groups.append(NeuronGroup(recording.name, animal, area, responses, repeated.stimuli, neurons[chosen]))
+                of_group = (responses, repeated.stimuli, neurons[chosen], places)
+                groups.append(NeuronGroup(recording.name, animal, area, *of_group))
     columns = ["neuron_id", "animal", "area", "reason", "reliability"]
     return groups, pd.concat(excluded, ignore_index=True)[columns]
+
+
+def places_of(recording: Recording, animal: str, stimuli: np.ndarray) -> BinPlaces | None:
+    if not isinstance(recording.stimuli, BinnedClips):
+        return None
+    try:
+        return recording.stimuli.bin_places(stimuli)
+    except ValueError as error:
+        raise ValueError(f"{recording.name}: animal {animal!r}: {error}") from None
 
 
 def exclusions(responses: np.ndarray, config: PredictivityConfig) -> tuple[np.ndarray, np.ndarray]:

@@ -18,14 +18,14 @@ import numpy as np
 import pandas as pd
 
 from neural_data.formats import read_recordings
-from neural_data.halvings import halves_batch
+from neural_data.halvings import seeded_orders
 from neural_data.recording import Recording
-from pretrain.checkpoint import TrainedBackbone
 from pretrain.durable import write_atomically
 from pretrain.progress import Meter, progress, say
 from pretrain.run_folder import RunFolder, open_run
 from transfer.compared_models import (
-    ComparedModel,
+    AnyModel,
+    Trained,
     checkpoints_of,
     compared_models,
     pick_accelerator,
@@ -37,9 +37,9 @@ from transfer.differences import paired_differences
 from transfer.interanimal import ANIMALS, other_animals, score_from_animals
 from transfer.layer_choice import chosen_scores, one_number
 from transfer.neuron_groups import NeuronGroup, neuron_groups, say_counts
-from transfer.protocol import Halves, Source, mean_over_splits, score_halves
+from transfer.protocol import HalvedRepeats, Source, mean_over_splits, score_halves
 from transfer.static_responses import static_responses
-from transfer.summary import summarise
+from transfer.summary import median_over_neurons, summarise
 
 
 @dataclass(frozen=True)
@@ -101,12 +101,12 @@ def require_same_inputs(run: RunFolder, inputs: dict[str, Any]) -> None:
             raise FileExistsError(f"{run.path} holds scores of {name} {before}, not of {value}; choose another out=")
 
 
-def inputs_of(trained: Sequence[TrainedBackbone], recorded: Sequence[Recorded]) -> dict[str, Any]:
+def inputs_of(trained: Sequence[Trained], recorded: Sequence[Recorded]) -> dict[str, Any]:
     paths = [str(item.path) for item in trained]
     return {"checkpoint": paths[0] if len(paths) == 1 else paths, "recording_sha256": content_hash(recorded)}
 
 
-def facts_of(trained: Sequence[TrainedBackbone]) -> dict[str, Any]:
+def facts_of(trained: Sequence[Trained]) -> dict[str, Any]:
     epochs, steps = [item.epoch for item in trained], [item.step for item in trained]
     if len(trained) == 1:
         return {"checkpoint_epoch": epochs[0], "checkpoint_step": steps[0]}
@@ -126,7 +126,10 @@ def content_hash(recorded: Sequence[Recorded]) -> str:
 
 
 def score_all(
-    run: RunFolder, models: Sequence[ComparedModel], recorded: Sequence[Recorded], config: PredictivityConfig
+    run: RunFolder,
+    models: Sequence[AnyModel],
+    recorded: Sequence[Recorded],
+    config: PredictivityConfig,
 ) -> pd.DataFrame:
     """Scores by neuron, model, layer and split, each with the number of features and the error of their projection.
 
@@ -150,7 +153,12 @@ def score_all(
 
 
 def score_model(
-    run: RunFolder, model: ComparedModel, part: Recorded, how: Scoring, config: PredictivityConfig, meter: Meter
+    run: RunFolder,
+    model: AnyModel,
+    part: Recorded,
+    how: Scoring,
+    config: PredictivityConfig,
+    meter: Meter,
 ) -> list[pd.DataFrame]:
     """The pieces of one model on one recording; features are computed for the layers that are not finished."""
     animals = {animal: [group for group in part.groups if group.animal == animal] for animal in part.recording.animals}
@@ -179,8 +187,10 @@ def score_groups(
 ) -> Iterator[pd.DataFrame]:
     for group in groups:
         features = prepared.values[np.searchsorted(part.rows, group.stimuli)]
-        halves = Halves(*halves_batch(group.responses, config.halvings))
-        table = score_halves(Source(features), halves, how.scored(group.neurons), how.score, config, choose)
+        (orders,) = seeded_orders(config.halvings, len(group.responses))
+        repeats = HalvedRepeats(group.responses, orders)
+        neurons = how.scored(group.neurons)
+        table = score_halves(Source(features), repeats, neurons, how.score, config, choose, group.places)
         yield table.assign(features=prepared.size, projection_error=prepared.projection_error)
 
 
@@ -222,6 +232,8 @@ def write_tables(
     if config.random_projection:
         errors = of_layer["projection_error"].max()
         table["projection_error"] = [errors.get((row.model, row.layer)) for row in table.itertuples()]
+    if config.report_train:
+        table["fitted"] = median_over_neurons(neurons, table, "fitted_score")
     numbers = one_number(scores[scores["model"] != ANIMALS], config.bootstrap, config.seed)
     chosen = chosen_scores(scores[scores["model"] != ANIMALS])
     differences = paired_differences(chosen, config.bootstrap, config.seed)

@@ -21,17 +21,11 @@ from markupsafe import Markup
 from pretrain.durable import write_atomically
 from transfer import charts
 from transfer.config import ReportConfig
+from transfer.fit_report import compare_scores
 from transfer.report_inputs import KINDS, read_run, read_scores
-from transfer.report_section import (
-    Picture,
-    Section,
-    best_rows,
-    by_network,
-    make_section,
-    pooled_rows,
-    show_date,
-    show_number,
-)
+from transfer.report_parts import Picture, Section, show_number
+from transfer.report_scores import best_rows, by_network, pooled_rows
+from transfer.report_section import make_section, show_date
 
 
 def report(config: ReportConfig) -> Path:
@@ -68,7 +62,7 @@ def predictivity_picture(run_folder: str | Path, path: str | Path) -> Path:
 
 
 def render_page(title: str, sections: Sequence[Section]) -> str:
-    """The page as HTML text: predictivity first, then pretraining, each kind with an overview of several runs."""
+    """The page as HTML text: each kind of run in turn, with an overview where there are several."""
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(files("transfer").joinpath("report.html").read_text(encoding="utf-8"))
     groups = {kind: [section for section in sections if section.run.kind == kind] for kind in KINDS}
@@ -83,18 +77,21 @@ def render_page(title: str, sections: Sequence[Section]) -> str:
 
 
 def compare(group: Sequence[Section]) -> dict[str, Any]:
-    """Runs of one kind side by side: `labels` of their tiles, the `best` by score, a `picture` if any has scores."""
+    """Runs of one kind side by side: `labels` of their tiles, the `best` by score, `pictures` of their scores."""
     labels = dict.fromkeys(tile["label"] for section in group for tile in section.tiles)
     scored = [section for section in group if math.isfinite(section.score)]
+    if group[0].run.kind != "predictivity":
+        pictures = compare_scores(group) if group[0].run.kind == "score" else []
+        return {"labels": list(labels), "best": None, "pictures": pictures}
     rows = [
         {"run": section.title, "model": model, "median": row["median"], "low": row["low"], "high": row["high"]}
         for section in scored
         for model, row in best_rows(pooled_rows(read_scores(section.run.folder))).items()
     ]
     if not rows:
-        return {"labels": list(labels), "best": None, "picture": None}
+        return {"labels": list(labels), "best": None, "pictures": []}
     spoken = "; ".join(f"{row['run']}, {row['model']}: {show_number(row['median'])}" for row in rows)
     image = charts.to_svg(charts.runs_compared(pd.DataFrame(rows)), "compared", f"Runs compared. {spoken}")
     note = "The best layer of each run over all areas and animals, with its 95 % interval."
     best = max(scored, key=lambda section: section.score)
-    return {"labels": list(labels), "best": best, "picture": Picture("Runs compared", Markup(image), note)}
+    return {"labels": list(labels), "best": best, "pictures": [Picture("Runs compared", Markup(image), note)]}

@@ -18,7 +18,7 @@ import pandas as pd
 import yaml
 from PIL import Image
 
-KINDS = ("predictivity", "pretrain")
+KINDS = ("predictivity", "score", "fit", "pretrain")
 NAME_COLUMNS = ("model", "layer", "area", "animal")
 SCORE_COLUMNS = (*NAME_COLUMNS, "median", "low", "high")
 LARGEST_PICTURE = 1_000_000  # bytes of a picture file above which it is embedded smaller

@@ -54,6 +54,15 @@ def summarise(
     return pd.DataFrame(rows)
 
 
+def median_over_neurons(scores: pd.DataFrame, table: pd.DataFrame, column: str) -> list[float]:
+    """The median of a column of neurons for each row of a table that `summarise` gave; NaN are passed over."""
+    of_layer = dict(iter(scores.groupby(["model", "layer"], sort=False)))
+    return [
+        float(select(of_layer[row.model, row.layer], row.area, row.animal)[column].median())
+        for row in table.itertuples()
+    ]
+
+
 def neuron_groups(neurons: pd.DataFrame) -> list[tuple[str, str]]:
     """(area, animal) pairs: all neurons, each area, each animal of each area; in order of appearance."""
     pairs = list(neurons[["area", "animal"]].drop_duplicates().itertuples(index=False, name=None))

@@ -25,18 +25,29 @@ from pretrain.models.viv1t import viv1t, viv1t_closed_loop
 
 @dataclass(frozen=True)
 class CoreInfo:
-    """What a user of a core must know: the published input (channels[, frames], height, width), and the source."""
+    """What a user of a core must know.
+
+    `input` is the published one, (channels[, frames], height, width), `behavior` the number of behaviour's channels,
+    `weights` what was published of the model.
+    """
 
     name: str
     build: Callable[..., nn.Module]
     input: tuple[int, ...]
     paper: str
     weights: str = ""
+    behavior: int = 2
 
     @property
     def video(self) -> bool:
         """Whether it takes video."""
         return len(self.input) == 4
+
+    def stimulus_shapes(self, frames: int | None = None) -> tuple[tuple[int, ...], ...]:
+        """Shapes of stimuli, behaviour and pupil centre for a batch of one, with other `frames` than the published."""
+        channels, *time, height, width = self.input
+        time = [frames] if frames and time else time
+        return (1, channels, *time, height, width), (1, self.behavior, *time), (1, 2, *time)
 
 
 SENSORIUM_2023 = "Turishcheva 2024, https://arxiv.org/abs/2407.09100"
@@ -63,8 +74,8 @@ CORES = {
         CoreInfo("full3d", Full3d, (1, 40, 36, 64), SENSORIUM_2023),
         CoreInfo("gru_rotation_equivariant", gru_rotation_equivariant, (1, 80, 36, 64), SENSORIUM_2023),
         CoreInfo("gru_stacked2d", gru_stacked2d, (1, 80, 36, 64), SENSORIUM_2023),
-        CoreInfo("v1t", V1T, (1, 36, 64), "Li 2023, https://openreview.net/forum?id=qHZs2p4ZD4", "bryanlimy/V1T"),
-        CoreInfo("stacked2d", Stacked2d, (1, 36, 64), SENSORIUM_2022, "four checkpoints of Sensorium 2022"),
+        CoreInfo("v1t", V1T, (1, 36, 64), "Li 2023, https://openreview.net/forum?id=qHZs2p4ZD4", "bryanlimy/V1T", 3),
+        CoreInfo("stacked2d", Stacked2d, (1, 36, 64), SENSORIUM_2022, "four checkpoints of Sensorium 2022", 0),
         CoreInfo(
             "rotation_equivariant",
             RotationEquivariant2d,

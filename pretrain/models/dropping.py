@@ -2,7 +2,8 @@
 
 What comes in: activations in training. What goes out: the same distribution as `torch.nn.functional.dropout` and
 stochastic depth (Huang 2016, https://arxiv.org/abs/1603.09382) give. Dropout keeps one byte per value for the backward
-pass, and the layer behind it keeps no copy of its input; rows of a batch that drop path drops are not computed.
+pass, and the layer behind it keeps no copy of its input; rows of a batch that drop path drops are not computed. Of
+attention whose weights are dropped, only these bytes are kept.
 """
 
 from collections.abc import Callable
@@ -17,6 +18,8 @@ LEVELS = 1 << 16
 # Tokens that a branch is computed for at once on a CPU: its activations then stay in the cache, and are small enough
 # that the memory of the last ones is used again instead of being asked of the system.
 CPU_TOKENS = 8192
+# Attention weights that are computed at once on a CPU, for the same reason.
+CPU_WEIGHTS = 1 << 20
 
 
 def keep_mask(shape: torch.Size, keep: float, device: torch.device) -> tuple[Tensor, float]:
@@ -30,6 +33,11 @@ def keep_mask(shape: torch.Size, keep: float, device: torch.device) -> tuple[Ten
     words = torch.empty(-(-shape.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
     draws = words.view(torch.int16)[: shape.numel()].view(shape)
     return draws <= threshold - LEVELS // 2 - 1, threshold / LEVELS
+
+
+def as_factors(mask: Tensor, values: Tensor) -> Tensor:
+    """A mask as ones and zeros to multiply values by: on a CPU, torch is ten times slower where it converts them."""
+    return mask.view(torch.uint8).to(values.dtype)
 
 
 def dropped_linear(
@@ -51,7 +59,7 @@ def dropped_linear(
     def project(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         values = activation(inputs) if activation else inputs
         if mask is not None:
-            values = values * mask
+            values = values * as_factors(mask, values)
             weight = weight / kept
         return F.linear(values, weight, bias)
 
@@ -59,6 +67,52 @@ def dropped_linear(
     if torch.is_grad_enabled() and (mask is not None or activation):
         return checkpoint(project, inputs, weight, bias, use_reentrant=False, preserve_rng_state=False)
     return project(inputs, weight, bias)
+
+
+def dropped_attention(queries: Tensor, shared: Tensor, seen: Tensor | None, drop: float, scale: float) -> Tensor:
+    """Attention of heads whose keys and values are the same, with dropout of its weights.
+
+    `scaled_dot_product_attention` does it, but on a CPU, where it has no way to drop but one that keeps five values for
+    each pair of tokens: there, scores of some queries after the others are made, and made again for the gradient.
+
+    Args:
+        queries: (batch, heads, tokens, width).
+        shared: (batch, tokens, width), keys and values of all heads.
+        seen: (tokens, tokens), True where a query sees a key; None for everywhere.
+        drop: the probability that a weight is dropped; 0 in evaluation.
+        scale: what scores are multiplied by.
+    """
+    if drop and queries.device.type == "cpu":
+        return dropped_attention_in_pieces(queries, shared, seen, drop, scale)
+    expanded = shared[:, None].expand(-1, queries.shape[1], -1, -1)
+    return F.scaled_dot_product_attention(queries, expanded, expanded, seen, drop, scale=scale)
+
+
+def dropped_attention_in_pieces(
+    queries: Tensor, shared: Tensor, seen: Tensor | None, drop: float, scale: float
+) -> Tensor:
+    """`dropped_attention` a few tokens after the others, of which masks alone are kept."""
+    batch, heads, tokens, _ = queries.shape
+
+    def attended(rows: Tensor, shared: Tensor, seen: Tensor | None, mask: Tensor) -> Tensor:
+        scores = rows @ shared.mT
+        if seen is not None:
+            scores = scores.masked_fill(~seen.repeat_interleave(heads, 0), -torch.inf)
+        return (scores.softmax(-1) * as_factors(mask, scores)) @ shared
+
+    at_once = max(1, CPU_WEIGHTS // (batch * heads * tokens))
+    # All heads of a token are rows of one product, since they meet the same keys.
+    pieces = [piece.flatten(1, 2) for piece in (queries * scale).transpose(1, 2).split(at_once, 1)]
+    seen_by = [None] * len(pieces) if seen is None else seen.split(at_once)
+    found = []
+    for rows, of_piece in zip(pieces, seen_by, strict=True):
+        mask, kept = keep_mask(torch.Size((batch, rows.shape[1], tokens)), 1 - drop, rows.device)
+        inputs = rows, shared, of_piece, mask
+        if torch.is_grad_enabled():
+            found.append(checkpoint(attended, *inputs, use_reentrant=False, preserve_rng_state=False))
+        else:
+            found.append(attended(*inputs))
+    return torch.cat(found, 1).unflatten(1, (tokens, heads)).transpose(1, 2) / kept
 
 
 def add_branch(tokens: Tensor, inputs: Tensor, branch: Callable[[Tensor], Tensor], drop: float = 0.0) -> Tensor:

@@ -15,22 +15,21 @@ normalised and activated maps, and the widest ones, are not kept for the gradien
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils.checkpoint import checkpoint
 from torchvision.ops import stochastic_depth
+
+from pretrain.models.recompute import without_keeping
 
 FEATURES = (64, 64, 64, 64, 128, 128, 128, 256, 256)
 STRIDES = (2, 1, 1, 1, 2, 1, 1, 2, 1)
 CORTEX_FEATURES = (1024, 2048, 4096)
 CANVAS = (64, 64)
 LONGEST_PERIOD = 10000
-RUNNING = ("running_mean", "running_var", "num_batches_tracked")
 
 
 class DwiseNeuro(nn.Module):
@@ -171,11 +170,7 @@ class InvertedResidual(nn.Module):
         return hidden + self.shortcut(activation)
 
     def without_keeping(self, step: Callable[[Tensor], Tensor], norm: _BatchNorm, activation: Tensor) -> Tensor:
-        """What a step gives, of which only its input is kept for the gradient; `norm` is the batch norm within."""
-        if not (self.recompute and torch.is_grad_enabled()):
-            return step(activation)
-        contexts = {"context_fn": lambda: (nullcontext(), statistics_kept(norm))} if self.training else {}
-        return checkpoint(step, activation, use_reentrant=False, preserve_rng_state=False, **contexts)
+        return without_keeping(step, norm, activation) if self.recompute else step(activation)
 
     def expanded(self, activation: Tensor) -> Tensor:
         """Widened and convolved over space; the wide map before the stride is the largest, so it is not kept either."""
@@ -305,19 +300,6 @@ def tiled(activation: Tensor, channels: int) -> Tensor:
         return activation
     repeats = (activation,) * math.ceil(channels / activation.shape[1])
     return torch.cat(repeats, 1)[:, :channels]
-
-
-@contextmanager
-def statistics_kept(norm: _BatchNorm) -> Iterator[None]:
-    """While activations are computed again, a batch norm moves copies of its running statistics."""
-    kept = {name: getattr(norm, name) for name in RUNNING if getattr(norm, name) is not None}
-    for name, value in kept.items():
-        setattr(norm, name, value.clone())
-    try:
-        yield
-    finally:
-        for name, value in kept.items():
-            setattr(norm, name, value)
 
 
 def initialise(module: nn.Module) -> None:

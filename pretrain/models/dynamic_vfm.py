@@ -185,6 +185,10 @@ class Windows:
     positions: Tensor
     masks: tuple[tuple[int, Tensor | None], ...]
 
+    def to(self, device: torch.device) -> "Windows":
+        masks = tuple((count, None if mask is None else mask.to(device)) for count, mask in self.masks)
+        return Windows(self.places.to(device), self.slots.to(device), self.positions.to(device), masks)
+
 
 class ShiftedWindowAttention(nn.Module):
     """Attention within windows that are shifted by half their size, with a bias per head and relative position.
@@ -229,7 +233,7 @@ class ShiftedWindowAttention(nn.Module):
     def windows(self, size: tuple[int, int, int], device: torch.device) -> Windows:
         """How a clip of this size is cut; made once per size."""
         if self.held is None or self.held[0] != (size, device):
-            self.held = (size, device), cut_windows(size, self.window, device)
+            self.held = (size, device), cut_windows(size, self.window).to(device)
         return self.held[1]
 
 
@@ -237,30 +241,30 @@ def attention(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Te
     return F.scaled_dot_product_attention(queries, keys, values, attn_mask=bias)
 
 
-def cut_windows(size: Sequence[int], window: Sequence[int], device: torch.device) -> Windows:
-    """Windows of a clip of `size` tokens, sorted so that those with the same mask follow each other."""
+def cut_windows(size: Sequence[int], window: Sequence[int]) -> Windows:
+    """Windows of a clip of `size` tokens, sorted so that those with the same mask follow each other; on the CPU."""
     inner = [min(side, length) for side, length in zip(window, size, strict=True)]
     shift = [side // 2 if length > side else 0 for side, length in zip(window, size, strict=True)]
     padded = [math.ceil(length / side) * side for length, side in zip(size, inner, strict=True)]
     tokens = math.prod(size)
-    numbers = torch.full(padded, tokens, device=device)
-    numbers[: size[0], : size[1], : size[2]] = torch.arange(tokens, device=device).view(*size)
+    numbers = torch.full(padded, tokens, device="cpu")
+    numbers[: size[0], : size[1], : size[2]] = torch.arange(tokens, device="cpu").view(*size)
     places = windowed(numbers.roll([-step for step in shift], (0, 1, 2)), inner)
-    regions = windowed(wrapped_regions(padded, inner, shift, device), inner)
+    regions = windowed(wrapped_regions(padded, inner, shift), inner)
     kinds, of_window = torch.unique(regions, dim=0, return_inverse=True)
     places = places[of_window.argsort(stable=True)].flatten()
-    slots = torch.empty(tokens + 1, dtype=torch.long, device=device)
-    slots[places] = torch.arange(len(places), device=device)
+    slots = torch.empty(tokens + 1, dtype=torch.long, device="cpu")
+    slots[places] = torch.arange(len(places), device="cpu")
     counts = of_window.bincount(minlength=len(kinds)).tolist()
     masks = tuple((count, wrapped_mask(kind)) for count, kind in zip(counts, kinds, strict=True))
-    return Windows(places, slots[:tokens], relative_positions(inner, window, device), masks)
+    return Windows(places, slots[:tokens], relative_positions(inner, window), masks)
 
 
-def wrapped_regions(padded: Sequence[int], inner: Sequence[int], shift: Sequence[int], device: torch.device) -> Tensor:
+def wrapped_regions(padded: Sequence[int], inner: Sequence[int], shift: Sequence[int]) -> Tensor:
     """A number per token of the shifted clip, equal for tokens that are side by side in the video, too."""
-    region = torch.zeros(*padded, dtype=torch.long, device=device)
+    region = torch.zeros(*padded, dtype=torch.long, device="cpu")
     for axis, (length, step) in enumerate(zip(padded, shift, strict=True)):
-        wrapped = torch.arange(length, device=device) >= length - step
+        wrapped = torch.arange(length, device="cpu") >= length - step
         region = 2 * region + wrapped.view([-1 if other == axis else 1 for other in range(3)])
     return region
 
@@ -278,9 +282,9 @@ def windowed(clip: Tensor, window: Sequence[int]) -> Tensor:
     return split.permute(0, 2, 4, 1, 3, 5).reshape(-1, math.prod(window))
 
 
-def relative_positions(inner: Sequence[int], window: Sequence[int], device: torch.device | None = None) -> Tensor:
+def relative_positions(inner: Sequence[int], window: Sequence[int]) -> Tensor:
     """For each pair of tokens of an inner window, the row that their offset has in the table of the whole window."""
-    axes = torch.meshgrid(*(torch.arange(side, device=device) for side in inner), indexing="ij")
+    axes = torch.meshgrid(*(torch.arange(side, device="cpu") for side in inner), indexing="ij")
     places = torch.stack(axes).flatten(1)
     offsets = places[:, :, None] - places[:, None]
     rows = torch.zeros_like(offsets[0])

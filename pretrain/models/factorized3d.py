@@ -8,14 +8,17 @@ batch norm, ELU. Source: `Factorized3dCore` of neuralpredictors in the configura
 
 Both convolutions are two-dimensional ones on memory that has the channels last: (frames, height, width, channels) seen
 as pictures, and the same memory as (time, height x width, channels), where a (kernel, 1) convolution is one over time.
+What batch norm and ELU give between layers is not kept for the gradient, but computed again.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 from torch import Tensor, nn
 
 from pretrain.models.behavior_channels import SignalChannels, convolve_with_planes
 from pretrain.models.elu import elu_
+from pretrain.models.recompute import without_keeping
 from pretrain.models.regularizers import input_penalty, temporal_laplace
 
 CHANNELS = (32, 64, 128)
@@ -98,9 +101,12 @@ class Factorized3d(nn.Module):
         signals = self.signals.signals(video, behavior, pupil_center)
         # (batch, time, height, width, channels) in memory, from here on to the end.
         clips = video.permute(0, 2, 3, 4, 1).contiguous()
-        for layer in self.features:
-            clips = layer(clips, signals)
-            signals = None
+        first = self.features[0]
+        clips = first.over_time(first.over_space(clips, signals))
+        for before, layer in pairwise(self.features):
+            clips = without_keeping(in_turn(before.activated, layer.over_space), before.norm, clips)
+            clips = layer.over_time(clips)
+        clips = self.features[-1].activated(clips)
         if clips.requires_grad:
             # Convolution and batch norm are slow where a gradient has another order in memory than what it belongs to.
             clips.register_hook(Tensor.contiguous)
@@ -146,19 +152,27 @@ class FactorizedLayer(nn.Module):
         height, width = ((side - reach) // space.stride[0] + 1 for side in (height, width))
         return time - self.conv_temporal.kernel_size[0] + 1, height, width
 
-    def forward(self, clips: Tensor, signals: Tensor | None = None) -> Tensor:
-        """Clips, with signals (batch, signals, time) as further channels where there are any."""
-        batch, time, _, _, _ = clips.shape
-        frames = channels_second(clips.flatten(0, 1))
+    def over_space(self, clips: Tensor, signals: Tensor | None = None) -> Tensor:
+        """Convolved clips, with signals (batch, signals, time) as further channels where there are any."""
         values = None if signals is None else signals.transpose(1, 2).flatten(0, 1)
-        maps = convolve_with_planes(self.conv_spatial, frames, values)
-        height, width = maps.shape[2:]
-        timed = channels_last(maps).reshape(batch, time, height * width, -1)
-        moving = self.conv_temporal(channels_second(timed))
-        normed = self.norm(moving)
+        maps = convolve_with_planes(self.conv_spatial, channels_second(clips.flatten(0, 1)), values)
+        return channels_last(maps).unflatten(0, clips.shape[:2])
+
+    def over_time(self, clips: Tensor) -> Tensor:
+        """Convolved clips, not normalised."""
+        moving = self.conv_temporal(channels_second(clips.flatten(2, 3)))
+        return channels_last(moving).unflatten(2, clips.shape[2:4])
+
+    def activated(self, clips: Tensor) -> Tensor:
+        """Normalised, and where the layer is nonlinear, through ELU."""
+        normed = self.norm(channels_second(clips.flatten(2, 3)))
         if self.nonlinear:
             normed = elu_(normed)
-        return channels_last(normed).reshape(batch, -1, height, width, normed.shape[1])
+        return channels_last(normed).unflatten(2, clips.shape[2:4])
+
+
+def in_turn(first: Callable[[Tensor], Tensor], second: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    return lambda clips: second(first(clips))
 
 
 def channels_last(maps: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ SMALLEST_KERNEL = 7
 SMALLEST_BATCH = 8
 SMALLEST_CHANNELS = 16
 # Pictures and outputs whose transforms are in memory at a time.
-BLOCK, OUTPUTS = 32, 64
+BLOCK, OUTPUTS = 16, 32
 
 
 class LargeConv2d(nn.Conv2d):

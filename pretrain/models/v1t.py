@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from torchvision.ops import StochasticDepth
 
 from pretrain.models.attention_rollout import attention_rollout
+from pretrain.models.dropping import dropped_attention
 from pretrain.models.image_cropper import PUPIL_CHANNELS, ImageCropper
 from pretrain.models.v1t_patches import PatchEmbedding
 
@@ -269,11 +270,8 @@ class Attention(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         normed = self.norm(tokens)
-        shared = widened(normed)[:, None].expand(-1, self.heads, -1, -1)
         dropout = self.attention_dropout if self.training else 0.0
-        attended = F.scaled_dot_product_attention(
-            self.queries(normed), shared, shared, self.others, dropout, scale=self.scale_left
-        )
+        attended = dropped_attention(self.queries(normed), widened(normed), self.others, dropout, self.scale_left)
         _, _, to_values = self.by_head()
         after = self.projection.weight.unflatten(1, (self.heads, -1)).transpose(0, 1) @ to_values
         weight = widened(after).transpose(0, 1).flatten(1)

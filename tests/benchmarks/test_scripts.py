@@ -17,9 +17,11 @@ FIGURES = {
         "images_per_s_per_core",
         "decode_limit",
     },
+    "encoder_step.py": {"dwiseneuro", "viv1t", "dynamic_vfm", "factorized3d", "gru_rotation_equivariant", "v1t"},
     "noise_ceilings.py": {"bias_at_50"},
     "objectives.py": {"random weights, seed 1", "autoencoding, seed 1", "depth_prediction, seed 1"},
     "predictivity.py": {"speedup", "max_score_difference", "seconds", "peak_gb"},
+    "prediction.py": {"windows_per_s_ratio", "processor_time_ratio", "max_difference"},
     "readout_step.py": {"factorised_train", "viv1t_evaluate"},
     "neural_stream.py": {"windows_per_s_ratio", "peak_gb", "data_wait_share"},
     "memory.py": {"growth_mib", "murine_mib_at_10_shards"},
@@ -40,6 +42,11 @@ def test_a_benchmark_prints_its_figures(script):
         for each in figures.values():
             assert each["images_per_s"] > 0
             assert each["share_of_model_only"] > 0
+    if script == "encoder_step.py":
+        for each in figures.values():
+            assert each["time_ratio"] > 0
+            assert each["memory_ratio"] > 0
+            assert each["max_output_difference"] < 2e-5
 
 
 def test_every_benchmark_is_run():

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from pretrain.models import dropping
-from pretrain.models.dropping import add_branch, dropped_linear, keep_mask
+from pretrain.models.dropping import add_branch, dropped_attention, dropped_linear, keep_mask
 
 CPU = torch.device("cpu")
 
@@ -116,3 +116,38 @@ def test_rows_computed_after_each_other_give_what_all_at_once_give(drop, monkeyp
     for other in results[1:]:
         for one, two in zip(results[0], other, strict=True):
             torch.testing.assert_close(one, two)
+
+
+@pytest.mark.parametrize("lower", [False, True])
+@pytest.mark.parametrize("at_once", [1, 100, 10**6])
+def test_dropped_attention_is_attention_with_the_masks_that_were_drawn(monkeypatch, lower, at_once):
+    """Outputs and gradients, some or all tokens at a time, where tokens see all or only earlier ones."""
+    drawn = []
+
+    def noted(shape, keep, device):
+        drawn.append(keep_mask(shape, keep, device))
+        return drawn[-1]
+
+    monkeypatch.setattr(dropping, "keep_mask", noted)
+    monkeypatch.setattr(dropping, "CPU_WEIGHTS", at_once)
+    torch.manual_seed(0)
+    queries, shared = torch.randn(2, 3, 7, 4, requires_grad=True), torch.randn(2, 7, 4, requires_grad=True)
+    seen = torch.ones(7, 7, dtype=torch.bool).tril() if lower else None
+    found = dropped_attention(queries, shared, seen, 0.4, 0.5)
+    # Rows of a mask are the heads of one token after those of the other.
+    mask = torch.cat([mask for mask, _ in drawn], 1).unflatten(1, (7, 3)).transpose(1, 2)
+    assert len(drawn) == {1: 7, 100: 4, 10**6: 1}[at_once]
+    scores = 0.5 * queries @ shared[:, None].mT
+    scores = scores if seen is None else scores.masked_fill(~seen, -torch.inf)
+    expected = (scores.softmax(-1) * mask / drawn[0][1]) @ shared[:, None]
+    torch.testing.assert_close(found, expected)
+    towards = torch.randn_like(expected)
+    inputs = queries, shared
+    for one, other in zip(*(torch.autograd.grad(out, inputs, towards) for out in (found, expected)), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_attention_drops_nothing_in_evaluation():
+    queries, shared = torch.randn(2, 3, 7, 4), torch.randn(2, 7, 4)
+    expected = (0.5 * queries @ shared[:, None].mT).softmax(-1) @ shared[:, None]
+    torch.testing.assert_close(dropped_attention(queries, shared, None, 0.0, 0.5), expected)

@@ -140,6 +140,16 @@ def test_models_lists_mouse_visions_names_where_asked_or_where_no_name_of_ours_m
     assert rows(capsys, monkeypatch, "timm/test_resnet")["timm/test_resnet"].startswith("160 469,688 ")
 
 
+def test_models_lists_cores_with_the_shape_of_their_input(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert rows(capsys, monkeypatch, "dwiseneuro") == {
+        "dwiseneuro": "1 x 16 x 36 x 64 9,076,028 14,347.2 M Baikulov 2023, https://github.com/lRomul/sensorium"
+    }
+    assert list(rows(capsys, monkeypatch, "*3d")) == ["factorized3d", "full3d"]
+    assert rows(capsys, monkeypatch, "backbone")["backbone"].startswith("3 x 64 x 64 any any ")
+
+
 def test_models_of_which_no_name_matches_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     code, text, complaint = outcome(capsys, "models", "nonesuch*")
     assert (code, text) == (2, "")

@@ -203,6 +203,20 @@ def test_convert_needs_a_folder(capsys):
     assert "convert: out is not set; name the folder" in said
 
 
+def test_a_simulated_package_is_converted_by_the_commands_that_it_names(capsys, tmp_path):
+    small = ("animals=2", "neurons_per_area=6", "stimuli=12", "repeats=4", "areas=[VISp]", "seed=3")
+    code = main(["simulate", "format=packaged", *small, f"out={tmp_path / 'package'}"])
+    printed = capsys.readouterr().out
+    assert code == 0
+    words = printed.split("`")[1].replace("<folder>", str(tmp_path / "open")).split()
+    assert words[:3] == ["murine", "data", "convert"]
+    assert outcome(capsys, *words[2:])[0] == 0
+    code, found, _ = outcome(capsys, "info", str(tmp_path / "open"))
+    assert code == 0
+    assert "2 animals" in found
+    assert "12 grey stimuli" in found
+
+
 def test_info_says_what_is_in_a_recording(capsys, tiny_recording):
     code, text, _ = outcome(capsys, "info", str(tiny_recording))
     assert code == 0

@@ -14,7 +14,6 @@ from transfer.protocol import Halves, Source
 from transfer.ridge import RidgeMapping
 
 HALVINGS = 5
-ALL = slice(0, HALVINGS)
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +32,7 @@ def score(values, mapping: Mapping | None, features: np.ndarray, keys: dict[str,
     config = PredictivityConfig(**(keys or {}))
     how = mapping_score(mapping, config) if mapping else similarity_score(config)
     target, _ = halved(values)
-    return how(Source(features), target, ALL, values["train_idx"], values["test_idx"])
+    return how(Source(features), target, values["train_idx"], values["test_idx"])
 
 
 @pytest.mark.parametrize(
@@ -91,8 +90,8 @@ def test_cka_of_a_model_with_itself_is_one():
     rng = np.random.default_rng(0)
     responses = rng.normal(size=(3, 20, 6))
     config = PredictivityConfig(mapping="cka", train_fraction=0)
-    same = Halves(responses, responses)
-    found = similarity_score(config)(Source(responses[0]), same, slice(0, 1), np.array([], int), np.arange(20))
+    same = Halves(responses[:1], responses[:1])
+    found = similarity_score(config)(Source(responses[0]), same, np.array([], int), np.arange(20))
     np.testing.assert_allclose(found, [[1.0]])
 
 
@@ -115,6 +114,9 @@ def test_features_are_projected_only_where_they_are_more():
     ("keys", "line"),
     [
         ({"train_fraction": 0}, "train_fraction=0 leaves nothing to fit mapping=pls on; it is for rsa and cka"),
+        ({"train_fraction": 0, "mapping": "rsa", "report_train": True}, "report_train=true with train_fraction=0"),
+        ({"source_draws": 5}, "source_draws=5 are draws of num_source_units, which are not set"),
+        ({"num_source_units": 5, "interanimal": "none"}, "num_source_units=5 are of other animals, found interanimal"),
         ({"mapping": "ridge", "component_choices": [5]}, "component_choices are for mapping=pls, found mapping=ridge"),
     ],
 )

@@ -209,3 +209,11 @@ def test_the_evaluation_view_crops_and_the_whole_view_does_not():
     plain = F.resize(torch.from_numpy(stimuli)[:, None], [64, 64], antialias=True).expand(-1, 3, -1, -1) / 255
     torch.testing.assert_close(whole, F.normalize(plain, spec().mean, spec().std))
     assert whole[0, 0, :, -5:].min() > whole[0, 0, :, :40].max()
+
+
+def test_ultraviolet_and_green_become_grey():
+    stimuli = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 2), np.uint8)
+    grey = stimuli.mean(3)
+    torch.testing.assert_close(
+        prepare_stimuli(stimuli, spec(), "whole"), prepare_stimuli(grey, spec(), "whole"), rtol=0, atol=1e-6
+    )

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from neural_data.arrays import read_arrays, write_arrays
-from neural_data.halvings import halves_batch
+from neural_data.halvings import halves_batch, seeded_orders
 from neural_data.recording import Recording
 from neural_data.reliability import pearson
 from neural_data.simulate import SimulationConfig, Truth, simulate
@@ -24,7 +24,7 @@ from transfer.features import prepare_stimuli
 from transfer.mapping import PLSMapping
 from transfer.neuron_groups import NeuronGroup, neuron_groups
 from transfer.predictivity import predictivity
-from transfer.protocol import Halves, Source, mean_of_defined, score_halves
+from transfer.protocol import HalvedRepeats, Halves, Source, mean_of_defined, score_halves
 
 
 def test_mean_of_defined_leaves_out_what_is_not_a_number():
@@ -48,8 +48,8 @@ def scores_of(features: np.ndarray, recording: Recording, **keys: object) -> tup
     group = neuron_groups(recording, config)[0][0]
     how = scoring(config)
     source = Source(how.prepare(features[group.stimuli]).values)
-    halves = Halves(*halves_batch(group.responses, config.halvings))
-    table = score_halves(source, halves, group.neurons, how.score, config, choose=False)
+    repeats = HalvedRepeats(group.responses, seeded_orders(config.halvings, len(group.responses))[0])
+    table = score_halves(source, repeats, group.neurons, how.score, config, choose=False)
     return table.pivot(index="neuron_id", columns="split", values="score").mean(axis=1).to_numpy(), group
 
 
@@ -140,7 +140,7 @@ def test_a_score_in_the_table_is_the_mean_over_splits_and_halvings(config, tiny_
     group = next(group for group in neuron_groups(recording, config)[0] if group.animal == recording.animals[1])
     halves = Halves(*halves_batch(group.responses, config.halvings))
     score = mapping_score(PLSMapping(5), config)
-    one = [score(Source(pixels), halves, slice(0, 4), train, test) for train, test in image_splits(30, 2, 0.5)]
+    one = [score(Source(pixels), halves, train, test) for train, test in image_splits(30, 2, 0.5)]
     expected = np.nanmean(np.concatenate(one), axis=0)
     of_group = (neurons["animal"] == group.animal) & (neurons["area"] == group.area)
     chosen = neurons[(neurons["model"] == "pixels") & of_group]
@@ -303,6 +303,20 @@ def test_similarity_of_all_stimuli_needs_no_train_stimuli(config, tiny_recording
     config.mapping, config.layers, config.train_fraction = "rsa", ["layer1", "layer4"], 0.0
     found = tables(predictivity(config))
     assert found["neurons"]["score"].notna().any()
+
+
+def test_drawn_units_and_train_scores_stand_in_the_tables(config):
+    config.layers, config.num_source_units, config.source_draws, config.report_train = ["layer4"], 3, 2, True
+    found = tables(predictivity(config))
+    animals = found["predictivity"][found["predictivity"]["model"] == "animals"]
+    assert (animals["features"] == 3).all()
+    for row in found["predictivity"].itertuples():
+        chosen = found["neurons"].query("model == @row.model and layer == @row.layer")
+        chosen = chosen[(chosen["area"] == row.area) | (row.area == "all")]
+        chosen = chosen[(chosen["animal"] == row.animal) | (row.animal == "all")]
+        assert row.fitted == pytest.approx(chosen["fitted_score"].median(), nan_ok=True)
+    pixels = found["neurons"].query("model == 'pixels'")
+    assert pixels["fitted_score"].median() > pixels["score"].median(), "five components are fitted to 15 stimuli"
 
 
 def test_features_on_disk_give_the_same_scores(config, tmp_path):

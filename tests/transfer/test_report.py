@@ -24,7 +24,8 @@ from PIL import Image
 
 from transfer import charts, report, report_inputs
 from transfer.config import ReportConfig
-from transfer.report_section import pooled_rows, show_number
+from transfer.report_parts import show_number
+from transfer.report_scores import pooled_rows
 
 LAYERS = ("features.pool1", "features.pool2", "features.relu3", "features.relu4", "features.pool5", "classifier.relu6")
 AREAS = ("VISp", "VISl", "VISal", "VISrl", "VISam", "VISpm")
@@ -345,8 +346,8 @@ def test_mistakes_are_named_in_one_line(tmp_path: Path, predictivity: Path) -> N
     assert "lacks the columns area, animal, median, low, high" in message(ValueError, predictivity)
     (predictivity / "config.yaml").write_text("a: [1,\nb: }")
     assert "config.yaml cannot be read as YAML" in message(ValueError, predictivity)
-    (predictivity / "status.json").write_text('{"kind": "fit"}')
-    assert "kind is 'fit'" in message(ValueError, predictivity)
+    (predictivity / "status.json").write_text('{"kind": "tasks"}')
+    assert "kind is 'tasks'" in message(ValueError, predictivity)
     (predictivity / "status.json").write_text("{")
     assert "cannot be read as JSON" in message(ValueError, predictivity)
 

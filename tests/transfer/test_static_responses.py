@@ -50,13 +50,13 @@ def test_the_published_selection_finds_the_window_and_says_who_is_left_out(in_ti
     assert "area is none of" in excluded["detail"].item()
 
 
+@pytest.mark.parametrize("key", ["bin_ms", "latency_ms", "skip_ms", "block_ms", "gap_ms"])
+def test_keys_of_videos_change_nothing_of_images(in_time, key):
+    with pytest.raises(ValueError, match=f"psth: stimuli are images, {key} is for videos; leave it out"):
+        static_responses(in_time, PredictivityConfig(**{key: 40.0}))
+
+
 @pytest.mark.parametrize("window_ms", [[40.0], [50.0, 40.0], [1.0, 2.0, 3.0]])
 def test_a_window_is_two_numbers(in_time, window_ms):
     with pytest.raises(ValueError, match=r"window_ms is .*, expected \[start,end\] in ms with start before end"):
         static_responses(in_time, PredictivityConfig(window_ms=window_ms))
-
-
-def test_videos_are_no_images(in_time):
-    video = dataclasses.replace(in_time, stimuli=np.zeros((300, 10, 8, 8)))
-    with pytest.raises(ValueError, match="psth: stimuli are videos; predictivity scores responses to images"):
-        static_responses(video, PredictivityConfig())

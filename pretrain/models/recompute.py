@@ -1,0 +1,36 @@
+"""Steps of a network of which only the input is kept: what lies within is computed again for the gradient.
+
+What comes in: a step, the batch norm within it, its input. What goes out: what the step gives. Source: Chen 2016,
+https://arxiv.org/abs/1604.06174; torch stops before a last convolution or product, which is so computed once.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+
+import torch
+from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
+
+RUNNING = ("running_mean", "running_var", "num_batches_tracked")
+
+
+def without_keeping(step: Callable[[Tensor], Tensor], norm: _BatchNorm, activation: Tensor) -> Tensor:
+    """What a step gives, of which only its input is kept for the gradient; `norm` is the batch norm within."""
+    if not torch.is_grad_enabled():
+        return step(activation)
+    contexts = {"context_fn": lambda: (nullcontext(), statistics_kept(norm))} if norm.training else {}
+    return checkpoint(step, activation, use_reentrant=False, preserve_rng_state=False, **contexts)
+
+
+@contextmanager
+def statistics_kept(norm: _BatchNorm) -> Iterator[None]:
+    """While activations are computed again, a batch norm moves copies of its running statistics."""
+    kept = {name: getattr(norm, name) for name in RUNNING if getattr(norm, name) is not None}
+    for name, value in kept.items():
+        setattr(norm, name, value.clone())
+    try:
+        yield
+    finally:
+        for name, value in kept.items():
+            setattr(norm, name, value)
