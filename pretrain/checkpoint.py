@@ -119,6 +119,8 @@ def load_trained_backbone(path: Path | str, model: str | None = None, averaged: 
     state = read_weights(path)
     if not is_ours(state):
         return load_published_backbone(path, state, model)
+    if state["model"].get("kind"):
+        raise ValueError(f"{path} holds an encoder of `murine fit`, expected a backbone of `murine pretrain`")
     spec = BackboneSpec(**state["model"])
     if model not in (None, spec.name):
         raise ValueError(f"{path} says itself that it is {spec.name}, not model={model}; leave model out")

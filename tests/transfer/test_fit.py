@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
-from pretrain.checkpoint import newest_checkpoint, read_checkpoint
+from pretrain.checkpoint import load_trained_backbone, newest_checkpoint, read_checkpoint
 from tests.pretrain.runs import Crash, crash_at, start, tensors
 from tests.transfer.fits import NEURONS, tiny_fit, write_images, write_videos
 from transfer.fit import fit
@@ -131,9 +131,9 @@ def test_the_same_command_finds_its_run_complete(run, videos, capsys):
     ids=["all", "plateau", "mixed", "schedule_free"],
 )
 def test_a_fit_that_was_stopped_anywhere_gives_the_same_numbers(videos, tmp_path, monkeypatch, keys):
-    """Crashes after the first and the third step, and between two processes' worth of work."""
+    """Crashes after the second step of the first run, and after the second step of the next one."""
     whole = fit(tiny_fit(videos, tmp_path / "whole", **keys))
-    config = tiny_fit(videos, tmp_path / "stopped", checkpoint__every_minutes=0.001, **keys)
+    config = tiny_fit(videos, tmp_path / "stopped", **keys)
     config.checkpoint.every_minutes = 1e-9
     crash_at(monkeypatch, "train_step", {2, 4})
     stops = 0
@@ -150,8 +150,7 @@ def test_a_fit_that_was_stopped_anywhere_gives_the_same_numbers(videos, tmp_path
 @pytest.mark.slow
 def test_a_fit_killed_at_a_random_step_gives_the_same_numbers(videos, tmp_path):
     whole = fit(tiny_fit(videos, tmp_path / "whole", epochs=12))
-    config = tiny_fit(videos, tmp_path / "killed", epochs=12)
-    config.checkpoint.every_minutes = 1e-9
+    config = tiny_fit(videos, tmp_path / "killed", epochs=12, checkpoint__every_minutes=0.001)
     process = start(config, tmp_path, verb="fit")
     log = tmp_path / "killed" / "metrics.csv"
     while not (log.exists() and len(log.read_text().splitlines()) > 6):
@@ -199,6 +198,13 @@ def test_a_pretrained_backbone_is_a_core(tiny_run, images, tmp_path):
     require_equal({name: core[name] for name in taken}, {f"backbone.{name}": pretrained[name] for name in pretrained})
     assert core["norm.running_mean"].abs().max() > 0
     assert fitted.response_space == "per_neuron_std"
+
+
+def test_a_fit_is_no_backbone_and_a_backbone_is_no_fit(run, tiny_run):
+    with pytest.raises(ValueError, match="holds an encoder of `murine fit`, expected a backbone"):
+        load_trained_backbone(run)
+    with pytest.raises(ValueError, match="is a backbone of `murine pretrain`, expected a run of `murine fit`"):
+        load_fitted(tiny_run)
 
 
 def test_a_core_of_a_fit_under_fresh_readouts(run, videos, tmp_path):
