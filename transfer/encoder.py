@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from transfer.activations import ELUPlusOne
+from transfer.gaussian_readout import GaussianReadout
 from transfer.readout import Readout
 
 
@@ -141,6 +142,22 @@ class Encoder(nn.Module):
         if animal in self.activations:
             return self.activations[animal](responses)
         return self.activation(responses)
+
+    @torch.no_grad()
+    def positions(self, animal: str) -> Tensor | None:
+        """Where each neuron looks on the core's maps, (neurons, 2), x and y from -1 to 1; None without points.
+
+        That is the mean of its points, moved as the shifter moves them where gaze and behaviour are 0, their mean once
+        they are normalised. Without the shifter the same points can lie anywhere: what all of them share, it may hold.
+        """
+        readout = self.readout_of(animal)
+        if not isinstance(readout, GaussianReadout):
+            return None
+        points = readout.points(1, sample=False)[0]
+        if animal not in self.shifters:
+            return points
+        behavior = points.new_zeros(1, getattr(self.shifters[animal], "behavior_inputs", 0))
+        return points + self.shifters[animal](points.new_zeros(1, 2), behavior)
 
     def freeze_core(self, frozen: bool = True) -> None:
         """Train readouts alone: no gradient in the core, whose batch norms and dropout stay in evaluation mode."""

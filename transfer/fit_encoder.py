@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from neural_data.recording import Recording
 from pretrain.checkpoint import load_trained_backbone
+from pretrain.core_backbone import CoreBackbone
 from pretrain.models import model_info
 from pretrain.models.backbone_core import BackboneCore
 from pretrain.progress import say
@@ -72,6 +73,8 @@ def core_of_checkpoint(config: FitConfig) -> dict[str, Any]:
         spec = load_fitted(core.checkpoint).spec
         return {"core": spec.core, "core_arguments": spec.core_arguments | core.args}
     trained = load_trained_backbone(core.checkpoint)
+    if isinstance(trained.backbone, CoreBackbone):
+        return {"core": trained.spec.name, "core_arguments": trained.spec.args | core.args}
     if core.layer is None:
         layers = ", ".join(model_info(trained.spec.name).fit_layers)
         raise ValueError(f"core.layer is not set; it says where {trained.spec.name} is cut, for example at {layers}")
@@ -153,12 +156,16 @@ def take_over(encoder: Encoder, initial: Fitted) -> None:
 
 
 def load_core(encoder: Encoder, spec: EncoderSpec, path: str, size: tuple[int, int]) -> None:
-    """Put the weights of a fit's core, or of a pretrained backbone, into the core of frames of `size` pixels."""
+    """Put the weights of a fit's core, a pretrained one, or a backbone into the core of frames of `size` pixels."""
     if is_fit(path):
         put(encoder.core, load_fitted(path).encoder.core.state_dict(), path)
         return
-    arguments = {name: value for name, value in spec.core_arguments.items() if name not in ("model", "model_args")}
     trained = load_trained_backbone(path)
+    if isinstance(trained.backbone, CoreBackbone):
+        put(encoder.core, trained.backbone.core.state_dict(), path)
+        say(f"core: {trained.spec.name} of {trained.path} (step {trained.step:,})")
+        return
+    arguments = {name: value for name, value in spec.core_arguments.items() if name not in ("model", "model_args")}
     cut = BackboneCore(trained.backbone, **({"input_size": size} | arguments))
     put(encoder.core.backbone, cut.backbone.state_dict(), path)
     say(f"core: {trained.spec.name} of {trained.path} (step {trained.step:,}), cut at {spec.core_arguments['layer']}")

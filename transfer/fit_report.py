@@ -67,7 +67,7 @@ def add_fields(section: Section) -> None:
     for animal, (coordinates, positions) in positions_of(section.run.folder).items():
         figure = fit_charts.fields_on_cortex(coordinates, positions)
         spoken = f"{len(positions)} neurons, looking from {positions.min():.2f} to {positions.max():.2f}."
-        note = "Mean positions of the readouts; -1 is the left and the upper edge of the frame."
+        note = "Mean positions of the readouts at the mean gaze; -1 is the left and the upper edge of the frame."
         section.figures.append(drawn_chart(figure, section, f"Receptive fields on the cortex: {animal}", spoken, note))
 
 
@@ -75,18 +75,16 @@ def positions_of(folder: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """By animal, places in cortex (neurons, 2), µm, and in the frame (neurons, 2), of readouts that have both."""
     from pretrain.checkpoint import read_checkpoint
     from transfer.fitted import fitted_file, load_fitted
-    from transfer.gaussian_readout import GaussianReadout
 
     try:
         file = fitted_file(folder)
     except FileNotFoundError:
         return {}
     facts, encoder, found = read_checkpoint(file)["model"]["animals"], load_fitted(file).encoder, {}
-    for animal, readout in encoder.readouts.items():
-        coordinates = facts[animal]["facts"].get("coordinates")
-        if isinstance(readout, GaussianReadout) and coordinates is not None:
-            positions = readout.mu.detach()[0, :, 0].clamp(-1, 1).numpy()
-            found[animal] = np.asarray(coordinates, float)[:, :2], positions
+    for animal in encoder.animals:
+        coordinates, positions = facts[animal]["facts"].get("coordinates"), encoder.positions(animal)
+        if positions is not None and coordinates is not None:
+            found[animal] = np.asarray(coordinates, float)[:, :2], positions.numpy()
     return found
 
 

@@ -60,6 +60,8 @@ class GaussianReadout(Readout):
         batch_sample: draw for each frame; otherwise once for all frames of a call.
         align_corners: whether -1 and 1 are the centres of the outermost pixels, or their outer edges.
         predictor_layers, predictor_features, predictor_tanh: of the network from coordinates to positions.
+        own_offsets: each neuron also learns how far it is from where its coordinates say: receptive fields scatter
+            around the retinotopic map, which a network that all neurons share cannot follow. Not in neuralpredictors.
         shared_features, shared_grid: neurons with equal ids share features (times a scale each) or free positions; a
             borrowed grid goes through an affine map of its own.
     """
@@ -79,6 +81,7 @@ class GaussianReadout(Readout):
         predictor_layers: int = 1,
         predictor_features: int = 30,
         predictor_tanh: bool = True,
+        own_offsets: bool = False,
         shared_features: Shared | None = None,
         shared_grid: Shared | None = None,
         feature_reg_weight: float = 1.0,
@@ -98,6 +101,10 @@ class GaussianReadout(Readout):
             grid = source_grid(coordinates, neurons)
             self.mu_transform = grid_predictor(grid.shape[1], predictor_layers, predictor_features, predictor_tanh)
             self.register_buffer("source_grid", grid)
+        if own_offsets:
+            if coordinates is None:
+                raise ValueError("own_offsets are from positions that coordinates predict: give coordinates")
+            self.offsets = nn.Parameter(torch.zeros(1, neurons, 1, 2))
         self.sigma = nn.Parameter(self.first_sigma(init_sigma))
         self.add_features(shared_features)
 
@@ -144,7 +151,7 @@ class GaussianReadout(Readout):
     @property
     def neuron_axis(self) -> dict[str, int]:
         """Shared weights do not lie along the neurons; what points at them does."""
-        own = {"bias": -1, "sigma": 1, "source_grid": 0, "scales": -1}
+        own = {"bias": -1, "sigma": 1, "source_grid": 0, "offsets": 1, "scales": -1}
         own |= {"grid_sharing_index": 0} if hasattr(self, "grid_sharing_index") else {"_mu": 1}
         return own | ({"feature_sharing_index": 0} if hasattr(self, "feature_sharing_index") else {"_features": -1})
 
@@ -152,7 +159,8 @@ class GaussianReadout(Readout):
     def mu(self) -> Tensor:
         """Mean positions (1, neurons, 1, 2), x and y."""
         if hasattr(self, "source_grid"):
-            return self.mu_transform(self.source_grid)[None, :, None]
+            predicted = self.mu_transform(self.source_grid)[None, :, None]
+            return predicted + self.offsets if hasattr(self, "offsets") else predicted
         if not hasattr(self, "grid_sharing_index"):
             return self._mu
         shared = self.mu_transform(self._mu) if hasattr(self, "mu_transform") else self._mu

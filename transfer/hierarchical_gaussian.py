@@ -60,6 +60,7 @@ class HierarchicalGaussianReadout(GaussianReadout):
         init_mu_range: float = 0.3,
         init_sigma: float = 0.2,
         predictor_hidden: int = 32,
+        own_offsets: bool = False,
         feature_reg_weight: float = 1.0,
     ) -> None:
         super().__init__(
@@ -70,6 +71,7 @@ class HierarchicalGaussianReadout(GaussianReadout):
             init_mu_range=init_mu_range,
             init_sigma=init_sigma,
             predictor_features=predictor_hidden,
+            own_offsets=own_offsets,
             feature_reg_weight=feature_reg_weight,
         )
         self.held_levels = known_levels(held_levels, LEVELS)

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from transfer.activations import ELUPlusOne
 from transfer.encoder import Encoder
+from transfer.factorized_readout import FactorizedReadout
 from transfer.gaussian_readout import GaussianReadout
 from transfer.shifters import MLPShifter
 
@@ -155,3 +156,27 @@ def test_a_mistake_is_one_line(encoder, batch, act, line):
     with pytest.raises(ValueError, match=line) as caught:
         act(encoder, batch)
     assert "\n" not in str(caught.value)
+
+
+def test_positions_are_points_of_the_map_moved_by_the_mean_gaze(encoder, batch):
+    """An impulse in the features where a neuron is said to look is what its rate depends on most."""
+    encoder.eval()
+    positions = encoder.positions("a")
+    assert positions.shape == (5, 2)
+    shift = encoder.shifters["a"](torch.zeros(1, 2), None)
+    torch.testing.assert_close(positions, encoder.readouts["a"].mu[0, :, 0].clamp(-1, 1) + shift)
+    features = torch.zeros(1, 4, 1, 6, 8, requires_grad=True)
+    rates = encoder.respond(features, "a", pupil_center=torch.zeros(1, 2, 1))
+    inside = (positions.abs() < 1).all(1)
+    assert inside.any()
+    for neuron in inside.nonzero().flatten():
+        (gradient,) = torch.autograd.grad(rates[0, neuron, 0], features, retain_graph=True)
+        row, column = divmod(int(gradient.abs().sum((0, 1, 2)).argmax()), 8)
+        expected = (positions[neuron] + 1) / 2 * torch.tensor([7, 5])
+        assert (torch.tensor([column, row]) - expected).abs().max() <= 0.5 + 1e-4
+
+
+def test_readouts_without_points_have_no_positions():
+    model = Encoder(SmallCore())
+    model.add_animal("a", FactorizedReadout((4, 6, 8), 3))
+    assert model.positions("a") is None

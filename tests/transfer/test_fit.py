@@ -10,8 +10,13 @@ import pytest
 import torch
 
 from pretrain.checkpoint import load_trained_backbone, newest_checkpoint, read_checkpoint
+from pretrain.core_backbone import core_weights
+from pretrain.run import pretrain
+from pretrain.shards import write_shards
+from pretrain.sources import open_source
+from ray_jobs.config import compose, compose_mapping
 from tests.pretrain.runs import Crash, crash_at, start, tensors
-from tests.transfer.fits import NEURONS, tiny_fit, write_images, write_videos
+from tests.transfer.fits import NEURONS, SMALL_CORE, tiny_fit, write_images, write_videos
 from transfer.fit import fit
 from transfer.fit_recordings import open_animals
 from transfer.fitted import load_fitted
@@ -198,6 +203,25 @@ def test_a_pretrained_backbone_is_a_core(tiny_run, images, tmp_path):
     require_equal({name: core[name] for name in taken}, {f"backbone.{name}": pretrained[name] for name in pretrained})
     assert core["norm.running_mean"].abs().max() > 0
     assert fitted.response_space == "per_neuron_std"
+
+
+def test_a_core_that_was_pretrained_on_clips(videos, tmp_path):
+    """Frozen under fresh readouts, its weights are those of the pretraining, and the shards' clips were all it saw."""
+    np.save(tmp_path / "clips.npy", np.random.default_rng(0).integers(0, 256, (24, 12, 24, 32), np.uint8))
+    config = compose(
+        "shards", [f"source={tmp_path}/clips.npy", "frame_rate_hz=30", "size=24", f"out={tmp_path}/shards"]
+    )
+    write_shards(open_source(config), config)
+    keys = {
+        "model": "factorized3d", "model_args": SMALL_CORE, "objective": "simclr",
+        "views": {"size": 24, "clip_frames": 8}, "objective_args": {"hidden_dim": 16, "dim": 8}, "data": {"shards": f"{tmp_path}/shards", "workers": 0},
+        "batch_size": 8, "epochs": 1, "accelerator": "cpu", "out": f"{tmp_path}/pretrained",
+    }  # fmt: skip
+    pretrained = pretrain(compose_mapping("pretrain", keys))
+    core = {"checkpoint": str(pretrained), "freeze": True, "args": {}}
+    fitted = load_fitted(fit(tiny_fit(videos, tmp_path / "run", core=core, epochs=1)))
+    backbone = read_checkpoint(newest_checkpoint(pretrained / "checkpoints"))["backbone"]
+    require_equal(core_weights(backbone), fitted.encoder.core.state_dict())
 
 
 def test_a_fit_is_no_backbone_and_a_backbone_is_no_fit(run, tiny_run):

@@ -88,8 +88,7 @@ def test_positions_are_those_of_the_readouts(runs):
     encoder = load_fitted(runs["fit0"]).encoder
     for animal, (coordinates, positions) in found.items():
         assert coordinates.shape == positions.shape == (6, 2)
-        mu = encoder.readouts[animal].mu.detach().numpy()[0, :, 0]
-        np.testing.assert_allclose(positions, np.clip(mu, -1, 1))
+        np.testing.assert_allclose(positions, encoder.positions(animal).numpy())
 
 
 def test_two_models_neuron_by_neuron(runs):

@@ -356,3 +356,35 @@ def test_features_that_do_not_fit():
         readout(torch.randn(1, *IN_SHAPE), neurons=[2, 9])
     with pytest.raises(ValueError, match="behavior and pupil_center must be given"):
         StateGaussianReadout(IN_SHAPE, NEURONS)(torch.randn(1, *IN_SHAPE))
+
+
+def test_own_offsets_follow_what_coordinates_do_not_tell():
+    """Fields that scatter around a map that is linear in the coordinates: the network finds it, offsets the rest."""
+    torch.manual_seed(0)
+    coordinates = torch.rand(40, 2) * 1000
+    centres = (coordinates / 1000 - 0.5) * 0.8 + 0.1 * torch.randn(40, 2)
+    wide = F.pad(torch.randn(200, 2, 10, 14), (1, 1, 1, 1), mode="replicate")
+    maps = F.avg_pool2d(wide, 3, 1)
+    truth = GaussianReadout((2, 10, 14), 40, init_mu_range=0.1)
+    truth._mu.data = centres[None, :, None]
+    wanted = truth(maps, sample=False).detach()
+    errors = {}
+    for offsets in (False, True):
+        readout = GaussianReadout((2, 10, 14), 40, coordinates, own_offsets=offsets, init_sigma=0.05)
+        optimizer = torch.optim.Adam(readout.parameters(), 0.02)
+        for _ in range(300):
+            optimizer.zero_grad()
+            (readout(maps) - wanted).square().mean().backward()
+            optimizer.step()
+        errors[offsets] = (readout.mu[0, :, 0] - centres).norm(dim=1).median().item()
+    assert errors[True] < 0.03 < errors[False]
+
+
+def test_offsets_are_kept_and_dropped_with_their_neurons():
+    readout = GaussianReadout((2, 10, 14), 6, torch.rand(6, 2), own_offsets=True)
+    readout.offsets.data.copy_(torch.arange(12).view(1, 6, 1, 2) / 100)
+    before = readout.mu
+    readout.keep_neurons(torch.tensor([1, 4]))
+    torch.testing.assert_close(readout.mu, before[:, [1, 4]])
+    with pytest.raises(ValueError, match="own_offsets are from positions that coordinates predict"):
+        GaussianReadout((2, 10, 14), 6, own_offsets=True)
