@@ -214,7 +214,8 @@ def test_a_core_that_was_pretrained_on_clips(videos, tmp_path):
     write_shards(open_source(config), config)
     keys = {
         "model": "factorized3d", "model_args": SMALL_CORE, "objective": "simclr",
-        "views": {"size": 24, "clip_frames": 8}, "objective_args": {"hidden_dim": 16, "dim": 8}, "data": {"shards": f"{tmp_path}/shards", "workers": 0},
+        "views": {"size": 24, "clip_frames": 8}, "objective_args": {"hidden_dim": 16, "dim": 8},
+        "data": {"shards": f"{tmp_path}/shards", "workers": 0},
         "batch_size": 8, "epochs": 1, "accelerator": "cpu", "out": f"{tmp_path}/pretrained",
     }  # fmt: skip
     pretrained = pretrain(compose_mapping("pretrain", keys))
