@@ -69,6 +69,8 @@ def _scene(frames: int, height: int, width: int, frame_rate_hz: float, rng: np.r
     corner = _folded(np.cumsum(steps, axis=1), room)
     image = Image.fromarray(picture)
     boxes = np.concatenate([corner, corner + scale * [[width], [height]]]).T
+    # The largest window can end a rounding error outside of the picture.
+    boxes = np.clip(boxes, 0, 2 * (picture.shape[1], picture.shape[0]))
     seen = [image.resize((width, height), Image.Resampling.BILINEAR, box=tuple(box)) for box in boxes.tolist()]
     return np.stack([np.asarray(frame) for frame in seen])
 

@@ -147,7 +147,10 @@ def single_animals(config: SimulationConfig, recording: Recording, truth: Truth)
             name=animal,
             trials=trials.assign(tier=tier.astype(object), start_s=IMAGE_S * np.arange(len(trials))),
             responses=recording.responses[np.ix_(seen, own)],
-            neurons=recording.neurons.iloc[own].reset_index(drop=True),
+            # Sensorium's ids are whole numbers within an animal.
+            neurons=recording.neurons.iloc[own]
+            .reset_index(drop=True)
+            .assign(neuron_id=[str(n + 1) for n in range(len(own))]),
             behavior=behavior,
             behavior_names=IMAGE_BEHAVIOR_NAMES,
             pupil_center=pupil_center,
