@@ -2,6 +2,9 @@
 
 What comes in: a step, the batch norm within it, its input. What goes out: what the step gives. Source: Chen 2016,
 https://arxiv.org/abs/1604.06174; torch stops before a last convolution or product, which is so computed once.
+
+What is computed again uses the weights that the module has then: of `torch.func.functional_call` with other weights,
+the backward pass must be taken while they are in place, or gradients are those of another network.
 """
 
 from collections.abc import Callable, Iterator

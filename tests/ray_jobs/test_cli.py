@@ -215,7 +215,7 @@ def test_help_keeps_brackets_defaults_and_ranges() -> None:
     assert "views.size integer 64 8 to 1024 pixels side of a view" in pretrain
     assert " alexnet_bn_ir " in pretrain
     assert "`murine recipes verb=pretrain` says what each one is" in pretrain
-    assert "run folders of `pretrain` and `predictivity`, as [a,b,c]" in help_text.verb_help("report", 160, False)
+    assert "run folders of `pretrain`, `fit`, `predictivity` and `score`" in help_text.verb_help("report", 160, False)
 
 
 def test_help_of_a_sweep_refers_to_the_other_verbs() -> None:
