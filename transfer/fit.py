@@ -262,9 +262,11 @@ def micro_batches(config: FitConfig) -> int:
 
 
 def validation_is_due(config: FitConfig, data: FitData, steps_per_epoch: int, step: int) -> bool:
-    """Whether the encoder is measured after a step: at the end of every so many epochs, where there are trials to."""
-    every = config.validation.every_epochs * steps_per_epoch
-    return bool(every and step % every == 0 and any(map(len, data.trials.validation.values())))
+    """Whether the encoder is measured after a step: at the end of every so many epochs and of the last one, where there
+    are trials to."""
+    every, last = config.validation.every_epochs * steps_per_epoch, config.epochs * steps_per_epoch
+    due = every and (step % every == 0 or step == last)
+    return bool(due and any(map(len, data.trials.validation.values())))
 
 
 def on_device(batch: Mapping[str, Mapping[str, Tensor]], device: torch.device) -> dict[str, dict[str, Tensor]]:
