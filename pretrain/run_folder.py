@@ -59,7 +59,9 @@ def open_run(config: Any, kind: str, name: str) -> RunFolder:
     path = Path(config.out or Path("runs") / f"{name.replace('/', '-')}-{digest}").expanduser().resolve()
     config_file = path / "config.yaml"
     if config_file.exists():
-        require_same_config(path, flatten(yaml.safe_load(config_file.read_text())), flatten(keys))
+        # Keys that are younger than the run had the value that is now their default.
+        defaults = flatten(config_keys(type(config)()))
+        require_same_config(path, defaults | flatten(yaml.safe_load(config_file.read_text())), flatten(keys))
         return RunFolder(path, kind)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise FileExistsError(f"{path} exists and is not a run folder; choose another out=")

@@ -58,6 +58,16 @@ def test_a_nested_difference_is_named_in_full(tmp_path):
         open_run(other, "pretrain", "x")
 
 
+def test_a_run_that_is_older_than_a_key_had_its_default(tmp_path):
+    file = open_run(config(tmp_path / "run", epochs=7), "pretrain", "x").path / "config.yaml"
+    older = yaml.safe_load(file.read_text())
+    del older["average"]["initial"], older["compile"]
+    file.write_text(yaml.safe_dump(older))
+    assert open_run(config(tmp_path / "run", epochs=7), "pretrain", "x").path == file.parent
+    with pytest.raises(FileExistsError, match="compile=False, not True"):
+        open_run(config(tmp_path / "run", epochs=7, compile=True), "pretrain", "x")
+
+
 def test_a_moved_run_folder_is_still_its_configs(tmp_path):
     open_run(config(tmp_path / "run"), "pretrain", "x")
     (tmp_path / "run").rename(tmp_path / "moved")
