@@ -155,7 +155,7 @@ def start(
     home.mkdir()
     run = RunFolder(home, "pretrain")
     training = Training(make_task(config, fabric, spec, objective, optimizer, run, shards, None, None), fabric, run)
-    training.log = Log(home, 0, [])
+    training.log = Log(home, 0, [], training.task.samples)
     # A small set has short epochs; their checkpoints are not what is measured.
     training.task.steps_per_epoch = STEPS_PER_EPOCH
     return training, training.task.prepared(0, training.timer)
