@@ -11,6 +11,7 @@ penalty's weight is what was asked for (there `gamma_readout` is ignored); respo
 frames), there (batch, frames, neurons).
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import ClassVar
 
@@ -37,7 +38,7 @@ PYRAMID_FILTERS = {
 }
 
 
-class PointsAtScales(Readout):
+class PointsAtScales(Readout, ABC):
     """One fixed point per neuron and weights for the features at several scales; a subclass says which scales.
 
     Args:
@@ -69,9 +70,9 @@ class PointsAtScales(Readout):
         self.grid = nn.Parameter(torch.empty(1, neurons, 1, 2).uniform_(-init_range, init_range))
         self.features = nn.Parameter(torch.full((1, in_shape[0] * scales, 1, neurons), 1 / in_shape[0]))
 
+    @abstractmethod
     def maps(self, frames: Tensor) -> Iterator[Tensor]:
         """The maps (..., channels, height, width) of all scales."""
-        raise NotImplementedError
 
     def forward(
         self,

@@ -61,8 +61,6 @@ def test_a_recipe_is_complete(name):
 def test_a_recipe_builds_at_its_size(name):
     config = compose("fit", [f"recipe={name}", "recording=somewhere"])
     require_consistent(config)
-    if config.core.checkpoint:
-        pytest.skip("its core comes from a run")
     images = config.model in STATIC
     facts = {"size": (36, 64), "channels": 1 + (config.model == "v1t_franke2022"), "pupil_channels": 2}
     facts |= {"neurons": 7863, "behavior_channels": 2 + images, "coordinates": np.zeros((7863, 3))}
