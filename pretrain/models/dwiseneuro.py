@@ -16,6 +16,7 @@ normalised and activated maps, and the widest ones, are not kept for the gradien
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -126,6 +127,9 @@ class DwiseNeuro(nn.Module):
         activation = self.stem(planes.contiguous(memory_format=torch.channels_last_3d))
         for block in self.blocks:
             activation = block(activation)
+        if activation.requires_grad:
+            # The mean's gradient has no order in memory of its own.
+            activation.register_hook(partial(torch.clone, memory_format=torch.channels_last_3d))
         activation = activation.mean((3, 4))
         for layer in self.cortex:
             activation = layer(activation)
@@ -188,11 +192,13 @@ class InvertedResidual(nn.Module):
         return projected.unflatten(1, pixels.shape[1:4]).movedim(-1, 1)
 
     def shortcut(self, activation: Tensor) -> Tensor:
+        """Nearest pixels, channels repeated, with channels last: so their gradient has the order of the convolutions',
+        without which batch norm is several times slower."""
+        pixels = activation.movedim(1, -1)
         if self.stride > 1:
-            frames, height, width = activation.shape[2:]
-            size = frames, math.ceil(height / self.stride), math.ceil(width / self.stride)
-            activation = F.interpolate(activation, size, mode="nearest")
-        return self.shortcut_norm(tiled(activation, self.shortcut_norm.num_features))
+            for axis in (2, 3):
+                pixels = pixels.index_select(axis, nearest(pixels.shape[axis], self.stride, pixels.device))
+        return self.shortcut_norm(tiled(pixels, self.shortcut_norm.num_features, -1).movedim(-1, 1))
 
 
 class ConvNorm(nn.Module):
@@ -294,12 +300,18 @@ def position_table(channels: int, frames: int, height: int, width: int, device: 
     return table.movedim(0, -1).contiguous().movedim(-1, 0)
 
 
-def tiled(activation: Tensor, channels: int) -> Tensor:
+def nearest(length: int, stride: int, device: torch.device | None = None) -> Tensor:
+    """The pixels that nearest interpolation to ceil(length / stride) pixels takes."""
+    left = math.ceil(length / stride)
+    return torch.arange(left, device=device) * length // left
+
+
+def tiled(activation: Tensor, channels: int, axis: int = 1) -> Tensor:
     """Channels repeated from the first on until there are so many, or cut."""
-    if activation.shape[1] == channels:
+    if activation.shape[axis] == channels:
         return activation
-    repeats = (activation,) * math.ceil(channels / activation.shape[1])
-    return torch.cat(repeats, 1)[:, :channels]
+    repeats = (activation,) * math.ceil(channels / activation.shape[axis])
+    return torch.cat(repeats, axis).narrow(axis, 0, channels)
 
 
 def initialise(module: nn.Module) -> None:
