@@ -146,12 +146,10 @@ def add_traces(section: Section, space: str) -> None:
     for (animal, which), rows in table.groupby(["animal", "which"], sort=False):
         first = rows.iloc[0]
         title = f"{animal}: the {which} neuron, {first['neuron_id']}"
-        ceiling = f", of at most {show_number(first['ceiling'])}" if math.isfinite(first["ceiling"]) else ""
-        value = f"{show_number(first['score'])}{ceiling}"
-        spoken = f"{WORDS[SCORE].capitalize()} {value}."
-        picture = drawn_chart(fit_charts.trace(rows, space.replace("_", " ")), section, title, spoken, spoken)
-        picture.value = value
-        section.panels.append(picture)
+        ceiling = f"; ceiling, as estimated: {show_number(first['ceiling'])}" if math.isfinite(first["ceiling"]) else ""
+        spoken = f"{WORDS[SCORE].capitalize()} {show_number(first['score'])}{ceiling}."
+        chart = fit_charts.trace(rows, space.replace("_", " "))
+        section.panels.append(drawn_chart(chart, section, title, spoken, spoken))
 
 
 def score_table(table: pd.DataFrame) -> Table:

@@ -50,7 +50,7 @@ def test_a_score_section(runs):
     assert section.score == pytest.approx(one["value"].iloc[-1])
     assert {tile["label"] for tile in section.tiles} == {"train", "oracle"}
     assert len(section.panels) == 4
-    assert all(", of at most " in panel.value or panel.value for panel in section.panels)
+    assert all("; ceiling, as estimated: " in panel.note for panel in section.panels)
     ids = [
         element.attrib["id"]
         for picture in section.figures + section.panels
