@@ -8,6 +8,8 @@ of its outputs the frame it belongs to and its weight. Rules, each by its name:
                  frame 30, ..., T - 1; a frame in the middle is the mean of 16)
     linear       as `ones`, with weights from 0 at a window's first output to 1 at its last (lRomul's other choice)
     last         only the last output of each window, before them those of the first window
+    side_by_side windows whose outputs follow each other, each phase of the stride on its own: every frame once, by the
+                 last window where that one, which ends with the trial, overlaps with the one before
     dynamic_vfm  windows side by side, laid so that the last 9 frames come from a window that ends the trial
                  (Dynamic-VFM: of 299 frames windows at 35, 50, ..., 260 and 269 for the frames that count)
 
@@ -19,7 +21,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-BLENDINGS = ("ones", "linear", "last", "dynamic_vfm")
+BLENDINGS = ("ones", "linear", "last", "side_by_side", "dynamic_vfm")
 # Frames that Dynamic-VFM's last window adds: of the 249 that count 16 times 15 are covered before.
 REMAINDER = 9
 
@@ -50,12 +52,18 @@ def window_table(frames: int, window: int, stride: int, outputs: int, rule: str)
         raise ValueError(f"a trial has {frames} frames, a window of {window} with stride {stride} needs {span}")
     if not 0 < outputs <= window:
         raise ValueError(f"a window of {window} frames has {outputs} outputs, expected 1 to {window}")
+    of_window = stride * (window - outputs + np.arange(outputs))
     if rule == "dynamic_vfm":
-        starts, weights = _side_by_side(frames, window, stride, outputs)
+        starts, weights = _tiled(frames, window, stride, outputs)
+    elif rule == "side_by_side":
+        starts = _side_by_side(frames - span, stride, outputs)
+        latest = np.zeros(frames, np.int64)
+        for number, start in enumerate(starts):
+            latest[start + of_window] = number
+        weights = (latest[starts[:, None] + of_window] == np.arange(len(starts))[:, None]).astype(float)
     else:
         starts = np.arange(frames - span + 1)
         weights = np.tile(np.linspace(0, 1, outputs) if rule == "linear" else np.ones(outputs), (len(starts), 1))
-    of_window = stride * (window - outputs + np.arange(outputs))
     places = starts[:, None] + of_window
     if rule == "last":
         weights[:, :-1] = 0
@@ -76,7 +84,16 @@ def _shares(places: np.ndarray, weights: np.ndarray, frames: int) -> np.ndarray:
     return np.divide(weights, total[places], out=np.zeros_like(weights), where=total[places] > 0)
 
 
-def _side_by_side(frames: int, window: int, stride: int, outputs: int) -> tuple[np.ndarray, np.ndarray]:
+def _side_by_side(last: int, stride: int, outputs: int) -> np.ndarray:
+    """Starts, ascending, of windows that may start at up to `last`: one after the other in each phase of the stride."""
+    starts: list[int] = []
+    for phase in range(min(stride, last + 1)):
+        final = (last - phase) // stride
+        starts += [phase + stride * number for number in (*range(0, final, outputs), final)]
+    return np.sort(starts)
+
+
+def _tiled(frames: int, window: int, stride: int, outputs: int) -> tuple[np.ndarray, np.ndarray]:
     """Starts (windows,) and weights (windows, outputs) of 0 and 1: tiles first, then what the last window has beyond
     them, then what the first one has before them. Raises ValueError for windows with gaps between their frames."""
     if stride != 1:

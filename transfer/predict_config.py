@@ -45,7 +45,8 @@ class PredictConfig:
     blending: str = setting(
         "auto",
         "how overlapping windows become one response: ones: the mean; linear: later outputs of a window count more; "
-        "last: its last output alone; dynamic_vfm: side by side; auto: as published",
+        "last: its last output alone; side_by_side: every frame once; dynamic_vfm: the same, laid as published; "
+        "auto: as published",
         choices=BLENDINGS,
     )
     batch_size: int = setting(

@@ -17,6 +17,7 @@ from neural_data.recording import Recording
 from transfer.encoder import Encoder
 from transfer.normalisation import Normalisation
 from transfer.streamed_correlation import StreamedCorrelation
+from transfer.trial_prediction import INPUTS, TrialPredictor
 from transfer.windows import WindowPlan
 
 MEASURE = "single_trial_correlation"
@@ -43,28 +44,28 @@ class Validation:
     def measure(self, encoder: Encoder, note: Note) -> dict[str, float]:
         """The correlation of each animal, `single_trial_correlation/<animal>`, and their mean, without the name."""
         training = encoder.training
-        encoder.eval()
+        window = 0 if self.plan.whole else self.plan.frames
+        predictor = TrialPredictor(encoder, window, self.plan.stride, "side_by_side", self.batch_size, self.device)
         try:
-            with torch.inference_mode():
-                self.scores = {
-                    animal: self.of_animal(encoder, animal, note) for animal, rows in self.rows.items() if len(rows)
-                }
+            self.scores = {
+                animal: self.of_animal(predictor, animal, note) for animal, rows in self.rows.items() if len(rows)
+            }
         finally:
             encoder.train(training)
         found = {f"{MEASURE}/{animal}": score for animal, score in self.scores.items()}
         return {MEASURE: float(np.mean(list(self.scores.values())))} | found
 
-    def of_animal(self, encoder: Encoder, animal: str, note: Note) -> float:
+    def of_animal(self, predictor: TrialPredictor, animal: str, note: Note) -> float:
         """Mean over the neurons of one animal."""
         note(f"measuring {animal}")
         recording = self.recordings[animal]
         streamed = StreamedCorrelation(len(recording.neurons))
         predict = self.predicted_trials if recording.dynamic else self.predicted_images
-        for predicted, measured in predict(encoder, animal):
+        for predicted, measured in predict(predictor, animal):
             streamed.add(predicted, measured)
         return float(streamed.correlations().mean())
 
-    def predicted_images(self, encoder: Encoder, animal: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def predicted_images(self, predictor: TrialPredictor, animal: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Predictions and responses (neurons, images) of a batch of trials at a time."""
         recording, rows = self.recordings[animal], self.rows[animal]
         for first in range(0, len(rows), self.batch_size):
@@ -72,40 +73,17 @@ class Validation:
                 self.normalisations[animal].apply(recording.trial(int(row)))
                 for row in rows[first : first + self.batch_size]
             ]
-            batch = {part: np.stack([trial[part] for trial in trials]) for part in trials[0]}
-            yield self.responses_to(encoder, animal, batch).T, batch["responses"].T
+            yield predictor.images(animal, trials).T, np.stack([trial["responses"] for trial in trials], 1)
 
-    def predicted_trials(self, encoder: Encoder, animal: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def predicted_trials(self, predictor: TrialPredictor, animal: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Predictions and responses (neurons, frames that count) of one trial at a time."""
         recording = self.recordings[animal]
         for row in self.rows[animal]:
             frames = np.arange(recording.frames[row])
             trial = self.normalisations[animal].apply(recording.trial(int(row)), frames)
-            predicted = self.whole_trial(encoder, animal, trial, len(frames))
+            (predicted,) = predictor.video(animal, [in_every_frame(trial, len(frames))])
             counted = np.isfinite(predicted[0]) & (frames >= self.first_frame)
             yield predicted[:, counted], trial["responses"][:, counted]
-
-    def whole_trial(self, encoder: Encoder, animal: str, trial: Mapping[str, np.ndarray], length: int) -> np.ndarray:
-        """Predictions (neurons, length) of a trial, NaN at frames that no window predicts."""
-        plan = self.plan
-        span = 0 if plan.whole else plan.frames
-        first = windows_of(trial, windows_side_by_side(length, span, plan.stride, max(span, 1))[:1])
-        outputs = self.responses_to(encoder, animal, first).shape[-1]
-        windows = windows_side_by_side(length, span, plan.stride, outputs)
-        predicted = np.full((len(trial["responses"]), length), np.nan, np.float32)
-        for start in range(0, len(windows), self.batch_size):
-            part = windows[start : start + self.batch_size]
-            found = self.responses_to(encoder, animal, windows_of(trial, part))
-            for window, responses in zip(part, found, strict=True):
-                predicted[:, window[-outputs:]] = responses
-        return predicted
-
-    def responses_to(self, encoder: Encoder, animal: str, batch: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Predictions, float32 (batch, neurons[, frames]), of one animal."""
-        inputs = {part: torch.from_numpy(values).to(self.device) for part, values in batch.items()}
-        stimuli = inputs["video"] if "video" in inputs else inputs["images"]
-        predicted = encoder(stimuli, animal, inputs.get("behavior"), inputs.get("pupil_center"))
-        return predicted.float().cpu().numpy()
 
     def state(self) -> dict[str, Any]:
         """The scores of each animal that were measured last."""
@@ -116,31 +94,10 @@ class Validation:
         self.scores = dict(state)
 
 
-def windows_of(trial: Mapping[str, np.ndarray], windows: np.ndarray) -> dict[str, np.ndarray]:
-    """What is seen of a whole trial through windows (windows, frames), each along the first axis; without responses."""
-    seen = {"video": np.ascontiguousarray(trial["video"][:, windows].swapaxes(0, 1))}
-    for part in ("behavior", "pupil_center"):
-        if part in trial:
-            whole = trial[part] if trial[part].ndim == 2 else np.repeat(trial[part][:, None], windows.max() + 1, axis=1)
-            seen[part] = np.ascontiguousarray(whole[:, windows].swapaxes(0, 1))
-    return seen
-
-
-def windows_side_by_side(length: int, frames: int, stride: int, outputs: int) -> np.ndarray:
-    """Windows, int64 (windows, frames), of which the last `outputs` frames of each cover a trial without gaps.
-
-    With a stride every phase is covered on its own. The last window ends with the trial, so that it may predict anew
-    what the one before has; frames before the first window's outputs are covered by none. `frames` 0: the trial itself.
-    Raises ValueError where the trial is shorter than a window.
-    """
-    if not frames:
-        return np.arange(length)[None]
-    span = (frames - 1) * stride + 1
-    if span > length:
-        raise ValueError(f"a trial has {length} frames, fewer than a window, which spans {span}")
-    windows = []
-    for phase in range(min(stride, length - span + 1)):
-        last = (length - 1 - phase - (span - 1)) // stride
-        starts = [*range(0, last, outputs), last]
-        windows += [phase + stride * (start + np.arange(frames)) for start in starts]
-    return np.stack(windows)
+def in_every_frame(trial: Mapping[str, np.ndarray], frames: int) -> dict[str, np.ndarray]:
+    """The inputs of a trial, of which what was recorded once is the same in all frames."""
+    return {
+        part: values if values.ndim > 1 else np.broadcast_to(values[:, None], (len(values), frames))
+        for part, values in trial.items()
+        if part in INPUTS
+    }

@@ -71,6 +71,22 @@ def test_last_outputs_alone():
     np.testing.assert_array_equal(blended(table, np.tile([1.0, 2.0, 3.0], (7, 1)), 10), [0, 1, 2, *[3] * 7])
 
 
+@given(st.integers(1, 12), st.integers(1, 4), st.integers(0, 60), st.data())
+def test_windows_side_by_side_say_each_frame_once(window, stride, extra, data):
+    outputs = data.draw(st.integers(1, window))
+    frames = (window - 1) * stride + 1 + extra
+    table = window_table(frames, window, stride, outputs, "side_by_side")
+    assert set(np.unique(table.weights)) <= {0, 1}
+    # No window more than what its outputs add, but for the last one of each phase.
+    assert len(table.starts) <= -(-frames // outputs) + stride
+
+
+def test_the_last_window_side_by_side_overlaps():
+    table = window_table(11, 6, 1, 4, "side_by_side")
+    assert table.starts.tolist() == [0, 4, 5]
+    assert blended(table, np.repeat(table.starts[:, None], 4, axis=1), 11).tolist() == [0, 0, *[0] * 4, 4, *[5] * 4]
+
+
 def test_mistakes_are_named():
     for options, line in (
         ((20, 16, 2, 16, "ones"), "a trial has 20 frames, a window of 16 with stride 2 needs 31"),

@@ -1,40 +1,15 @@
 """Whole trials seen through windows: every frame that a window can predict is predicted, and scored once."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import nn
 
-from transfer.validation import Validation, windows_side_by_side
+from transfer.trial_prediction import TrialPredictor
+from transfer.validation import Validation
 from transfer.windows import WindowPlan
-
-
-@given(st.integers(1, 12), st.integers(1, 4), st.integers(0, 60), st.data())
-def test_windows_cover_a_trial(frames, stride, longer, data):
-    outputs = data.draw(st.integers(1, frames))
-    span = (frames - 1) * stride + 1
-    length = span + longer
-    windows = windows_side_by_side(length, frames, stride, outputs)
-    assert (np.diff(windows, axis=1) == stride).all()
-    assert windows.min() >= 0
-    assert windows.max() < length
-    predicted = set(windows[:, frames - outputs :].ravel().tolist())
-    assert predicted == {
-        frame for frame in range((frames - outputs) * stride, length) if frame % stride in set(windows[:, 0] % stride)
-    }
-    # No window more than what its outputs add, but for the last one of each phase.
-    assert len(windows) <= -(-length // outputs) + stride
-
-
-def test_whole_trials_are_one_window():
-    assert windows_side_by_side(7, 0, 1, 7).tolist() == [list(range(7))]
-
-
-def test_a_trial_shorter_than_a_window_is_one_line():
-    with pytest.raises(ValueError, match="a trial has 30 frames, fewer than a window, which spans 31"):
-        windows_side_by_side(30, 16, 2, 16)
 
 
 class Delayed(nn.Module):
@@ -42,6 +17,9 @@ class Delayed(nn.Module):
 
     def forward(self, video, animal, behavior=None, pupil_center=None):
         return video.mean((1, 3, 4))[:, None, :-2]
+
+    def readout_of(self, animal):
+        return SimpleNamespace(neurons=1)
 
 
 class Moving:
@@ -75,5 +53,5 @@ def test_a_perfect_model_scores_one_whatever_its_window(plan):
 def test_frames_before_the_first_that_counts_are_left_out():
     one = {"a": Moving()}, {"a": np.array([0, 1])}, {"a": Unchanged()}
     validation = Validation(*one, WindowPlan(), first_frame=9, batch_size=2, device=torch.device("cpu"))
-    (first, _), (second, _) = validation.predicted_trials(Delayed(), "a")
+    (first, _), (second, _) = validation.predicted_trials(TrialPredictor(Delayed()), "a")
     assert (first.shape, second.shape) == ((1, 0), (1, 5))
