@@ -188,7 +188,8 @@ def test_memory_is_that_of_a_few_batches_however_long_the_recording():
         peaks.append((of_fit, tracemalloc.get_traced_memory()[1]))
         tracemalloc.stop()
     for few, many in zip(*peaks, strict=True):
-        assert many < 1.2 * few + 2**20
+        # Threads are ahead by more or fewer batches, as the machine has time; all trials would be 850 MB.
+        assert many < 2 * few
     assert max(max(peak) for peak in peaks) < 80e6
 
 
