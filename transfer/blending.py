@@ -56,11 +56,7 @@ def window_table(frames: int, window: int, stride: int, outputs: int, rule: str)
     if rule == "dynamic_vfm":
         starts, weights = _tiled(frames, window, stride, outputs)
     elif rule == "side_by_side":
-        starts = _side_by_side(frames - span, stride, outputs)
-        latest = np.zeros(frames, np.int64)
-        for number, start in enumerate(starts):
-            latest[start + of_window] = number
-        weights = (latest[starts[:, None] + of_window] == np.arange(len(starts))[:, None]).astype(float)
+        starts, weights = _side_by_side(frames, of_window, frames - span, stride)
     else:
         starts = np.arange(frames - span + 1)
         weights = np.tile(np.linspace(0, 1, outputs) if rule == "linear" else np.ones(outputs), (len(starts), 1))
@@ -84,13 +80,18 @@ def _shares(places: np.ndarray, weights: np.ndarray, frames: int) -> np.ndarray:
     return np.divide(weights, total[places], out=np.zeros_like(weights), where=total[places] > 0)
 
 
-def _side_by_side(last: int, stride: int, outputs: int) -> np.ndarray:
-    """Starts, ascending, of windows that may start at up to `last`: one after the other in each phase of the stride."""
+def _side_by_side(frames: int, of_window: np.ndarray, last: int, stride: int) -> tuple[np.ndarray, np.ndarray]:
+    """Starts (windows,), ascending up to `last`, and weights (windows, outputs) of 0 and 1: windows follow each other
+    in each phase of the stride, and of two that reach a frame the later one has it. `of_window`: where outputs lie."""
     starts: list[int] = []
     for phase in range(min(stride, last + 1)):
         final = (last - phase) // stride
-        starts += [phase + stride * number for number in (*range(0, final, outputs), final)]
-    return np.sort(starts)
+        starts += [phase + stride * number for number in (*range(0, final, len(of_window)), final)]
+    places = np.sort(starts)[:, None] + of_window
+    latest = np.zeros(frames, np.int64)
+    for number, reached in enumerate(places):
+        latest[reached] = number
+    return np.sort(starts), (latest[places] == np.arange(len(places))[:, None]).astype(float)
 
 
 def _tiled(frames: int, window: int, stride: int, outputs: int) -> tuple[np.ndarray, np.ndarray]:
