@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .encoder import NEURONS
+
 FEATURES = (64, 64, 64, 64, 128, 128, 128, 256, 256)
 STRIDES = (2, 1, 1, 1, 2, 1, 1, 2, 1)
 CORTEX_FEATURES = (1024, 2048, 4096)
-NEURONS = (7863, 7908, 8202, 7939, 8122, 7440, 7928, 8285, 7671, 7495)
-INPUT_SHAPE = (5, 16, 64, 64)
 
 
 class PlainDwiseNeuro(nn.Module):
@@ -149,13 +149,3 @@ def drop_paths(x: Tensor, rate: float, training: bool) -> Tensor:
         return x
     keep = x.new_empty(len(x), *[1] * (x.ndim - 1)).bernoulli_(1 - rate) / (1 - rate)
     return x * keep
-
-
-def published_model() -> PlainDwiseNeuro:
-    """The model at its published size, ten animals."""
-    return PlainDwiseNeuro()
-
-
-def published_batch(batch: int = 1) -> Tensor:
-    """Planes as the model takes them."""
-    return torch.rand(batch, *INPUT_SHAPE) * 255

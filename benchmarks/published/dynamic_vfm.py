@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .encoder import PlainGaussian, PlainShifter
+
 LEVELS = {2: 32, 4: 64, 8: 128, 16: 256}
 WINDOW = (8, 7, 7)
-NEURONS = (7863, 7908, 8202, 7939, 8122, 7440, 7928, 8285, 7671, 7495)
 
 
 class PlainDynamicVFM(nn.Module):
@@ -41,7 +42,7 @@ class PlainDynamicVFM(nn.Module):
         self.readouts = nn.ModuleDict(
             {name: Readout(channels, count, levels, fusion, predictor) for name, count in neurons.items()}
         )
-        self.shifters = nn.ModuleDict({name: shifter_mlp(shifter) for name in neurons})
+        self.shifters = nn.ModuleDict({name: PlainShifter(shifter) for name in neurons})
 
     def encode(self, video: Tensor, behavior: Tensor, pupil_center: Tensor) -> Tensor:
         states = torch.cat((behavior, pupil_center), 1).transpose(1, 2)
@@ -116,18 +117,13 @@ class Attention(nn.Module):
         return self.proj((probabilities @ v).transpose(1, 2).reshape(count, tokens, channels))
 
 
-class Readout(nn.Module):
+class Readout(PlainGaussian):
     """Hierarchical Gaussian readout, all levels computed whichever are used."""
 
     def __init__(self, channels: int, neurons: int, levels: Sequence[int], fusion: str, predictor: int) -> None:
-        super().__init__()
-        self.neurons, self.levels, self.fusion = neurons, tuple(levels), fusion
-        self.register_buffer("source_grid", torch.rand(neurons, 2) * 2 - 1)
-        self.mu_transform = nn.Sequential(nn.Linear(2, predictor), nn.ELU(), nn.Linear(predictor, 2), nn.Tanh())
-        self.sigma = nn.Parameter(torch.empty(1, neurons, 2, 2).uniform_(-0.2, 0.2))
-        self.features = nn.ParameterList(
-            torch.full((1, channels, 1, neurons // step), 1 / channels) for step in (1, *LEVELS)
-        )
+        super().__init__(channels, neurons, predictor, init_sigma=0.2)
+        self.levels, self.fusion = tuple(levels), fusion
+        self.features = nn.ParameterList(torch.full((1, channels, 1, neurons // step), 1 / channels) for step in LEVELS)
         self.refine = nn.ModuleList(
             nn.Sequential(nn.Conv1d(1, hidden, 1), nn.ELU(), nn.Conv1d(hidden, 1, 1, bias=False))
             for hidden in LEVELS.values()
@@ -136,21 +132,13 @@ class Readout(nn.Module):
             nn.Sequential(nn.Linear(maps, maps), nn.ReLU(), nn.Linear(maps, maps), nn.Sigmoid())
             for maps in range(2, 2 + len(LEVELS))
         )
-        self.bias = nn.Parameter(torch.zeros(neurons))
-
-    def positions(self, count: int) -> Tensor:
-        mean = self.mu_transform(self.source_grid).view(1, self.neurons, 1, 2)
-        noise = self.sigma.new_zeros(count, self.neurons, 1, 2)
-        if self.training:
-            noise.normal_()
-        return (torch.einsum("ancd,bnid->bnic", self.sigma, noise) + mean).clamp(-1, 1)
 
     def forward(self, features: Tensor, shift: Tensor) -> Tensor:
         batch, _, frames = features.shape[:3]
         maps = features.transpose(1, 2).flatten(0, 1)
         grid = self.positions(len(maps)) + shift[:, None, None]
-        found = {1: self.read(maps, grid, self.features[0])}
-        for step, weights, refine in zip(LEVELS, self.features[1:], self.refine, strict=True):
+        found = {1: self.read(maps, grid, self._features)}
+        for step, weights, refine in zip(LEVELS, self.features, self.refine, strict=True):
             coarse = F.interpolate(grid.squeeze(2).transpose(1, 2), self.neurons // step).transpose(1, 2)[:, :, None]
             response = F.interpolate(self.read(maps, coarse, weights)[:, None], self.neurons)
             found[step] = refine(response)[:, 0]
@@ -167,12 +155,6 @@ class Readout(nn.Module):
     def read(self, maps: Tensor, grid: Tensor, weights: Tensor) -> Tensor:
         sampled = F.grid_sample(maps, grid, align_corners=True)
         return (sampled.squeeze(-1) * weights.squeeze(2)).sum(1)
-
-
-def shifter_mlp(hidden: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Linear(2, hidden), nn.Tanh(), nn.Linear(hidden, hidden), nn.Tanh(), nn.Linear(hidden, 2), nn.Tanh()
-    )
 
 
 def windows(x: Tensor, window: Sequence[int]) -> Tensor:
@@ -212,13 +194,3 @@ def wrapped_mask(size: tuple[int, ...], window: tuple[int, ...], shift: tuple[in
                 number += 1
     regions = windows(regions, window).squeeze(-1)
     return torch.where(regions[:, :, None] == regions[:, None], 0.0, -100.0)
-
-
-def published_model() -> PlainDynamicVFM:
-    """The model at its published size, ten animals, all levels, mean."""
-    return PlainDynamicVFM({f"animal{number}": count for number, count in enumerate(NEURONS)})
-
-
-def published_batch(batch: int = 1) -> tuple[Tensor, Tensor, Tensor]:
-    """Video, behaviour and pupil centre as the model takes them."""
-    return torch.randn(batch, 1, 30, 36, 64), torch.randn(batch, 2, 30), torch.randn(batch, 2, 30)

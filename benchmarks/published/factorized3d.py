@@ -30,7 +30,7 @@ class PlainFactorized3d(nn.Module):
         momentum: float = 0.7,
     ) -> None:
         super().__init__()
-        self.features = nn.Sequential()
+        self.features, self.out_channels = nn.Sequential(), channels[-1]
         for number, (outputs, over_space, over_time) in enumerate(
             zip(channels, spatial_kernels, temporal_kernels, strict=True)
         ):

@@ -44,7 +44,7 @@ class PlainGruBaseline(nn.Module):
                 layer["nonlin"] = nn.ELU(inplace=True)
             self.core.features.add_module(f"layer{number}", nn.Sequential(layer))
             inputs = rotations * features
-        self.gru_module = nn.Module()
+        self.gru_module, self.out_channels = nn.Module(), state_channels
         self.gru_module.gru = PlainConvGru(inputs, state_channels, *gru_kernels)
 
     def forward(self, video: Tensor, behavior: Tensor, pupil_center: Tensor | None = None) -> Tensor:

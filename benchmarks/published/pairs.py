@@ -2,26 +2,27 @@
 
 What comes in: a name of `PAIRS`, and whether the small size of both is wanted. What goes out: modules, inputs at random
 (stimuli (batch, channels[, frames], height, width), behavior (batch, K[, frames]), pupil_center (batch, 2[, frames])),
-and what a module answers to them. DwiseNeuro and Dynamic-VFM are whole models of ten animals, the others cores.
+and what a module answers to them. All are whole models: core, readouts, shifters, output. DwiseNeuro and Dynamic-VFM
+have ten animals, as more than one of them is computed there at a time; the others have the first.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from pretrain.models.cores import CORES
 from pretrain.published_neuralpredictors import from_published as from_neuralpredictors
 from pretrain.published_v1t import core_from_published
 from transfer.encoder import Encoder
-from transfer.grouped_linear_readout import GroupedLinearReadout
-from transfer.hierarchical_gaussian import HierarchicalGaussianReadout
-from transfer.shifters import MLPShifter
+from transfer.encoder_spec import AnimalFacts
+from transfer.published_encoders import create_encoder
 
-from .dwiseneuro import NEURONS, PlainDwiseNeuro
+from .dwiseneuro import PlainDwiseNeuro
 from .dynamic_vfm import PlainDynamicVFM
+from .encoder import NEURONS, PlainEncoder, PlainGaussian
 from .factorized3d import published_factorized3d
 from .gru_baseline import published_gru_rotation_equivariant
 from .v1t import published_v1t
@@ -30,6 +31,8 @@ from .viv1t import published_viv1t, published_viv1t_closed_loop
 # So much is added to all weights: biases of zero and features that are all alike would hide differences.
 PERTURBATION = 0.02
 FIRST_ANIMAL = "animal0"
+# Of V1T's mouse A.
+IMAGE_NEURONS = (8372,)
 Signals = tuple[Tensor, Tensor, Tensor]
 State = Mapping[str, Tensor]
 
@@ -40,7 +43,7 @@ class Pair:
 
     `small_ours` and `small_theirs` are arguments for the small size, `shape` and `small_shape` what the stimuli have
     but for the batch, `behavior` counts its channels and `batch` is the published one. `renamed` gives their state
-    dict our names; `ask_theirs` and `ask_ours` give what they answer, of all animals that are computed.
+    dict our names; `ask_theirs` gives what it answers, of all animals that it computes.
     """
 
     theirs: Callable[..., nn.Module]
@@ -53,7 +56,6 @@ class Pair:
     small_shape: tuple[int, ...]
     behavior: int = 2
     ask_theirs: Callable[[nn.Module, Signals], list[Tensor]] = lambda model, signals: [model(*signals)]
-    ask_ours: Callable[[nn.Module, Signals], list[Tensor]] = lambda model, signals: [model(*signals)]
 
     def build(self, side: str, small: bool) -> nn.Module:
         """Ours or theirs, always with the same weights."""
@@ -76,8 +78,8 @@ class Pair:
         return tuple(torch.randn(batch, *shape, generator=generator) for shape in shapes)
 
     def ask(self, side: str, model: nn.Module, signals: Signals) -> list[Tensor]:
-        """Responses or features; the first are those of the animal that is shown the stimuli."""
-        return (self.ask_ours if side == "ours" else self.ask_theirs)(model, signals)
+        """Responses; the first are those of the animal that is shown the stimuli."""
+        return (ask_encoder if side == "ours" else self.ask_theirs)(model, signals)
 
 
 def loss_of(answers: list[Tensor]) -> Tensor:
@@ -86,20 +88,30 @@ def loss_of(answers: list[Tensor]) -> Tensor:
     return first + sum(0.0 * other for other in others)
 
 
-def dwiseneuro_encoder(neurons: tuple[int, ...] = NEURONS, **core: object) -> Encoder:
-    encoder = Encoder(CORES["dwiseneuro"].build(**core), nn.Softplus(beta=0.07, threshold=20))
-    for number, count in enumerate(neurons):
-        encoder.add_animal(f"animal{number}", GroupedLinearReadout((encoder.core.out_channels, 1, 1), count))
-    return encoder
+def ours(name: str, behavior: int = 2, neurons: Sequence[int] = NEURONS[:1], **core: object) -> Encoder:
+    """Our published encoder of this name, with other sizes of the core where they are given."""
+    size = core.get("input_size") or core.get("image_size") or (36, 64)
+    animals = {
+        f"animal{number}": AnimalFacts(
+            count, size, behavior_channels=behavior, pupil_channels=2, coordinates=torch.rand(count, 2)
+        )
+        for number, count in enumerate(neurons)
+    }
+    return create_encoder(name, animals, core_arguments=core)
 
 
-def dynamic_vfm_encoder(neurons: tuple[int, ...] = NEURONS, **core: object) -> Encoder:
-    encoder = Encoder(CORES["dynamic_vfm"].build(**core))
-    for number, count in enumerate(neurons):
-        in_shape, coordinates = (encoder.core.out_channels, 18, 32), torch.rand(count, 2)
-        readout = HierarchicalGaussianReadout(in_shape, count, coordinates)
-        encoder.add_animal(f"animal{number}", readout, MLPShifter(hidden=16))
-    return encoder
+def theirs(
+    core: Callable[..., nn.Module],
+    neurons: Sequence[int] = NEURONS[:1],
+    init_sigma: float = 1.0,
+    state: bool = False,
+    exponential: bool = False,
+    **sizes: object,
+) -> PlainEncoder:
+    """A published core with the Gaussian readout of one animal."""
+    made = core(**sizes)
+    readout = PlainGaussian(made.out_channels, *neurons, init_sigma=init_sigma, state=state)
+    return PlainEncoder(made, FIRST_ANIMAL, readout, exponential)
 
 
 def published_dynamic_vfm(neurons: tuple[int, ...] = NEURONS, **sizes: object) -> PlainDynamicVFM:
@@ -127,6 +139,17 @@ def by_patterns(*patterns: tuple[str, str]) -> Callable[[State], State]:
     return lambda state: {ours: value for name, value in state.items() if (ours := our_name(name))}
 
 
+def of_core(rename: Callable[[State], State]) -> Callable[[State], State]:
+    """Renames a core alone: readouts and shifters have our names there."""
+
+    def renamed(state: State) -> State:
+        core = rename({name.removeprefix("core."): value for name, value in state.items() if name.startswith("core.")})
+        others = {name: value for name, value in state.items() if not name.startswith("core.")}
+        return others | {f"core.{name}": value for name, value in core.items()}
+
+    return renamed
+
+
 def from_neuralpredictors_core(state: State) -> State:
     """The published names below `core.`; those of a GRU have their own place already."""
     whole = state if "gru_module.gru.reset_gate_input.weight" in state else {f"core.{n}": v for n, v in state.items()}
@@ -134,8 +157,8 @@ def from_neuralpredictors_core(state: State) -> State:
 
 
 def ask_encoder(encoder: Encoder, signals: Signals) -> list[Tensor]:
-    video, behavior, pupil_center = signals
-    return [encoder(video, FIRST_ANIMAL, behavior, pupil_center)]
+    stimuli, behavior, pupil_center = signals
+    return [encoder(stimuli, FIRST_ANIMAL, behavior, pupil_center)]
 
 
 DWISENEURO_NAMES = by_patterns(
@@ -166,55 +189,61 @@ DYNAMIC_VFM_NAMES = by_patterns(
     (r"blocks\.(\d+)\.linear1\.(.+)", r"core.blocks.\1.mlp.expand.\2"),
     (r"blocks\.(\d+)\.conv\.(.+)", r"core.blocks.\1.mlp.conv.\2"),
     (r"blocks\.(\d+)\.linear2\.(.+)", r"core.blocks.\1.mlp.project.\2"),
-    (r"readouts\.(\w+)\.features\.0", r"readouts.\1._features"),
-    *((rf"readouts\.(\w+)\.features\.{i}", rf"readouts.\1._features{2**i}") for i in range(1, 5)),
+    *((rf"readouts\.(\w+)\.features\.{i}", rf"readouts.\1._features{2 ** (i + 1)}") for i in range(4)),
     *((rf"readouts\.(\w+)\.refine\.{i}\.(.+)", rf"readouts.\1.up_refine{2 ** (i + 1)}.\2") for i in range(4)),
-    (r"shifters\.(\w+)\.(\d)\.(.+)", r"shifters.\1.mlp.\2.\3"),
 )
 SMALL_NEURONS = (40, 41)
-SMALL_VIV1T = {"spatial_depth": 2, "temporal_depth": 2, "heads": 2, "head_dim": 6, "width": 12, "ff_dim": 10,
-               "frames": 5, "patch": 4, "max_frames": 20}  # fmt: skip
+SMALL_ONE = {"neurons": SMALL_NEURONS[:1]}
+SMALL_VIV1T = SMALL_ONE | {
+    "spatial_depth": 2, "temporal_depth": 2, "heads": 2, "head_dim": 6, "width": 12, "ff_dim": 10,
+    "frames": 5, "patch": 4, "max_frames": 20,
+}  # fmt: skip
 SMALL_VFM = {"neurons": SMALL_NEURONS, "channels": 32, "blocks": 2, "heads": 2, "hidden": 24, "window": (4, 3, 3)}
-SMALL_LAYERS = {"channels": (4, 6, 5), "spatial_kernels": (7, 5, 3), "temporal_kernels": (5, 3, 3)}
-SMALL_GRU = {"features": 4, "layers": 2, "rotations": 4, "state_channels": 16}
+SMALL_LAYERS = SMALL_ONE | {"channels": (4, 6, 5), "spatial_kernels": (7, 5, 3), "temporal_kernels": (5, 3, 3)}
+SMALL_GRU = SMALL_ONE | {"features": 4, "layers": 2, "rotations": 4, "state_channels": 16}
 SMALL_DWISENEURO = {
     "neurons": SMALL_NEURONS, "features": (16, 32), "strides": (2, 2), "cortex_features": (64, 128)
 }  # fmt: skip
 
 PAIRS = {
     "dwiseneuro": Pair(
-        PlainDwiseNeuro, dwiseneuro_encoder, DWISENEURO_NAMES, (1, 16, 36, 64), 32,
+        PlainDwiseNeuro, partial(ours, "dwiseneuro", neurons=NEURONS), DWISENEURO_NAMES, (1, 16, 36, 64), 32,
         SMALL_DWISENEURO, SMALL_DWISENEURO, (1, 8, 36, 64),
-        ask_theirs=lambda model, signals: model(planes_of(*signals)), ask_ours=ask_encoder,
+        ask_theirs=lambda model, signals: model(planes_of(*signals)),
     ),
     "viv1t": Pair(
-        published_viv1t, CORES["viv1t"].build, dict, (1, 140, 36, 64), 6,
+        partial(theirs, published_viv1t, state=True, exponential=True), partial(ours, "viv1t"), of_core(dict),
+        (1, 140, 36, 64), 6,
         {**SMALL_VIV1T, "stride": 3, "grid": (3, 4)},
         {**SMALL_VIV1T, "patch_stride": 3, "input_size": (10, 13)}, (1, 12, 10, 13),
     ),
     "viv1t_closed_loop": Pair(
-        published_viv1t_closed_loop, CORES["viv1t_closed_loop"].build, dict, (1, 300, 36, 64), 1,
+        partial(theirs, published_viv1t_closed_loop), partial(ours, "viv1t_closed_loop"), of_core(dict),
+        (1, 300, 36, 64), 1,
         {**SMALL_VIV1T, "stride": 3, "padding": (1, 2, 1, 1, 4, 0), "grid": (4, 5), "registers": 3},
         {**SMALL_VIV1T, "patch_stride": 3, "input_size": (11, 13), "registers": 3}, (1, 12, 11, 13),
     ),
     "dynamic_vfm": Pair(
-        published_dynamic_vfm, dynamic_vfm_encoder, DYNAMIC_VFM_NAMES, (1, 30, 36, 64), 32,
+        published_dynamic_vfm, partial(ours, "dynamic_vfm", neurons=NEURONS), DYNAMIC_VFM_NAMES, (1, 30, 36, 64), 32,
         SMALL_VFM, SMALL_VFM, (1, 12, 12, 16),
-        ask_theirs=lambda model, signals: [model(*signals, FIRST_ANIMAL).transpose(1, 2)], ask_ours=ask_encoder,
+        ask_theirs=lambda model, signals: [model(*signals, FIRST_ANIMAL).transpose(1, 2)],
     ),
     "factorized3d": Pair(
-        published_factorized3d, CORES["factorized3d"].build, from_neuralpredictors_core, (1, 80, 36, 64), 8,
-        SMALL_LAYERS, SMALL_LAYERS, (1, 14, 20, 24),
+        partial(theirs, published_factorized3d), partial(ours, "sensorium2023_factorized"),
+        of_core(from_neuralpredictors_core), (1, 80, 36, 64), 8, SMALL_LAYERS, SMALL_LAYERS, (1, 14, 20, 24),
     ),
     "gru_rotation_equivariant": Pair(
-        published_gru_rotation_equivariant, CORES["gru_rotation_equivariant"].build, from_neuralpredictors_core,
-        (1, 80, 36, 64), 8, {**SMALL_GRU, "gru_kernels": (9, 5)}, {**SMALL_GRU, "input_kernel": 9, "state_kernel": 5},
-        (1, 40, 18, 19),
+        partial(theirs, published_gru_rotation_equivariant), partial(ours, "sensorium2023_gru"),
+        of_core(from_neuralpredictors_core), (1, 80, 36, 64), 8,
+        {**SMALL_GRU, "gru_kernels": (9, 5)}, {**SMALL_GRU, "input_kernel": 9, "state_kernel": 5}, (1, 40, 18, 19),
     ),
     "v1t": Pair(
-        published_v1t, CORES["v1t"].build, core_from_published, (1, 36, 64), 16,
-        {"image_size": (9, 14), "patch": 4, "width": 10, "depth": 2, "heads": 2, "hidden": 14},
-        {"image_size": (9, 14), "patch_size": 4, "emb_dim": 10, "num_blocks": 2, "num_heads": 2, "mlp_dim": 14},
+        partial(theirs, published_v1t, neurons=IMAGE_NEURONS, init_sigma=0.1),
+        partial(ours, "v1t", behavior=3, neurons=IMAGE_NEURONS),
+        of_core(core_from_published), (1, 36, 64), 16,
+        SMALL_ONE | {"image_size": (9, 14), "patch": 4, "width": 10, "depth": 2, "heads": 2, "hidden": 14},
+        SMALL_ONE
+        | {"image_size": (9, 14), "patch_size": 4, "emb_dim": 10, "num_blocks": 2, "num_heads": 2, "mlp_dim": 14},
         (1, 9, 14), behavior=3,
     ),
 }  # fmt: skip

@@ -39,7 +39,7 @@ class PlainV1T(nn.Module):
         drop_path: float = 0.0,
     ) -> None:
         super().__init__()
-        self.behavior_mode = behavior_mode
+        self.behavior_mode, self.out_channels = behavior_mode, width
         rows, columns = ((side - patch) // stride + 1 for side in image_size)
         self.grid, tokens = (rows, columns), 1 + rows * columns
         self.patch_embedding = nn.Module()

@@ -57,6 +57,7 @@ class PlainViV1T(nn.Module):
         super().__init__()
         self.frames, self.patch, self.stride, self.padding, self.grid = frames, patch, stride, padding, grid
         self.closed_loop, self.token_dropout = registers > 0, token_dropout
+        self.out_channels = width
         size, places = channels * frames * patch**2, grid[0] * grid[1]
         self.tokenizer, self.positions, self.spatial, self.temporal = (nn.Module() for _ in range(4))
         self.tokenizer.norm, self.tokenizer.linear = nn.LayerNorm(size), nn.Linear(size, width)
