@@ -11,14 +11,14 @@ as pictures, and the same memory as (time, height x width, channels), where a (k
 What batch norm and ELU give between layers is not kept for the gradient, but computed again.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 
 from torch import Tensor, nn
 
 from pretrain.models.behavior_channels import SignalChannels, convolve_with_planes
 from pretrain.models.elu import elu_
-from pretrain.models.recompute import without_keeping
+from pretrain.models.recompute import in_turn, without_keeping
 from pretrain.models.regularizers import input_penalty, temporal_laplace
 
 CHANNELS = (32, 64, 128)
@@ -169,10 +169,6 @@ class FactorizedLayer(nn.Module):
         if self.nonlinear:
             normed = elu_(normed)
         return channels_last(normed).unflatten(2, clips.shape[2:4])
-
-
-def in_turn(first: Callable[[Tensor], Tensor], second: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    return lambda clips: second(first(clips))
 
 
 def channels_last(maps: Tensor) -> Tensor:

@@ -4,14 +4,12 @@ What comes in: video (batch, channels, time, height, width), per-frame normalise
 fills two more channels. What goes out: (batch, channels, time, height - 8, width - 8) at the published size, of the
 same length; a frame depends on no later one. Source: `RotationEquivariant2dCore` or `Stacked2dCore`, and `GRU_Module`,
 of neuralpredictors in the configurations of ecker-lab/sensorium_2023 (https://github.com/ecker-lab/sensorium_2023;
-Turishcheva et al. 2024, https://arxiv.org/abs/2407.09100). The GRU is that of Sinz et al., NeurIPS 2018
-(https://github.com/sinzlab/Sinz2018_NIPS).
+Turishcheva et al. 2024, https://arxiv.org/abs/2407.09100).
 """
 
-import torch
 from torch import Tensor, nn
 
-from pretrain.models.fourier_conv import LargeConv2d
+from pretrain.models.conv_gru import ConvGru
 from pretrain.models.rotation_equivariant import RotationEquivariant2d
 from pretrain.models.stacked2d import Stacked2d
 
@@ -20,9 +18,6 @@ STACKED2D = {
     "behavior_channels": 2, "hidden_conv": "plain", "hidden_bias": True, "final_nonlinearity": False,
     "gamma_input": 500.0, "gamma_hidden": 500_000.0,
 }  # fmt: skip
-
-# Of which maps for all three gates are in memory at a time.
-FRAMES_AT_ONCE = 32
 
 
 class GruBaseline(nn.Module):
@@ -67,49 +62,6 @@ class GruBaseline(nn.Module):
     def regularizer(self) -> Tensor:
         """What training adds to the loss."""
         return self.core.regularizer()
-
-
-class ConvGru(nn.Module):
-    """Gated recurrent unit whose products are convolutions, from a state of zeros.
-
-    reset, update = sigmoid(from input + from state); candidate = tanh(from input + from (reset x state)); state =
-    (1 - update) state + update candidate. What comes from the input is convolved for many frames and for the three
-    gates at once, and what comes from the state for two gates at once; the published cell has six convolutions a
-    frame. `from_input` has reset, update and candidate in this order, `from_state` reset and update.
-    """
-
-    def __init__(self, inputs: int, channels: int, input_kernel: int, state_kernel: int) -> None:
-        super().__init__()
-        for name, side in (("input_kernel", input_kernel), ("state_kernel", state_kernel)):
-            if side % 2 == 0:
-                raise ValueError(f"{name} must be odd, so that maps keep their size, found {side}")
-        self.from_input = LargeConv2d(inputs, 3 * channels, input_kernel, padding=input_kernel // 2)
-        self.from_state = nn.Conv2d(channels, 2 * channels, state_kernel, padding=state_kernel // 2)
-        self.from_reset_state = nn.Conv2d(channels, channels, state_kernel, padding=state_kernel // 2)
-        self.initialise(channels)
-
-    def initialise(self, channels: int) -> None:
-        """Glorot's normal distribution for each gate alone, no bias, as published."""
-        for conv in (self.from_input, self.from_state, self.from_reset_state):
-            nn.init.zeros_(conv.bias)
-            for gate in conv.weight.split(channels):
-                nn.init.xavier_normal_(gate)
-
-    def forward(self, maps: Tensor) -> Tensor:
-        """Maps (batch, time, channels, height, width) to states (batch, channels, time, height, width)."""
-        channels = self.from_reset_state.out_channels
-        state = maps.new_zeros(len(maps), channels, *maps.shape[3:])
-        states = []
-        for clip in maps.split(FRAMES_AT_ONCE, 1):
-            driven = self.from_input(clip.flatten(0, 1)).unflatten(0, clip.shape[:2])
-            # Taken apart at once: the gradient of a frame taken by its number would be as large as all frames.
-            for frame in driven.unbind(1):
-                gates, candidate = frame.split((2 * channels, channels), 1)
-                reset, update = torch.sigmoid(gates + self.from_state(state)).chunk(2, 1)
-                candidate = torch.tanh(candidate + self.from_reset_state(reset * state))
-                state = torch.lerp(state, candidate, update)
-                states.append(state)
-        return torch.stack(states, 2)
 
 
 def gru_rotation_equivariant(

@@ -1,7 +1,8 @@
 """Steps of a network of which only the input is kept: what lies within is computed again for the gradient.
 
 What comes in: a step, the batch norm within it, its input. What goes out: what the step gives. Source: Chen 2016,
-https://arxiv.org/abs/1604.06174; torch stops before a last convolution or product, which is so computed once.
+https://arxiv.org/abs/1604.06174; torch stops before a last convolution or product, which is so computed once. An
+operation of ours that comes last in a step is told by `making_again`, and need not compute what nothing will use.
 
 What is computed again uses the weights that the module has then: of `torch.func.functional_call` with other weights,
 the backward pass must be taken while they are in place, or gradients are those of another network.
@@ -9,6 +10,7 @@ the backward pass must be taken while they are in place, or gradients are those 
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
 
 import torch
 from torch import Tensor
@@ -17,23 +19,38 @@ from torch.utils.checkpoint import checkpoint
 
 RUNNING = ("running_mean", "running_var", "num_batches_tracked")
 
+# Whether this thread is making again what a step kept, so that what its last product would give is not needed.
+making_again: ContextVar[bool] = ContextVar("making_again", default=False)
+
 
 def without_keeping(step: Callable[[Tensor], Tensor], norm: _BatchNorm, activation: Tensor) -> Tensor:
     """What a step gives, of which only its input is kept for the gradient; `norm` is the batch norm within."""
     if not torch.is_grad_enabled():
         return step(activation)
-    contexts = {"context_fn": lambda: (nullcontext(), statistics_kept(norm))} if norm.training else {}
-    return checkpoint(step, activation, use_reentrant=False, preserve_rng_state=False, **contexts)
+    return checkpoint(
+        step,
+        activation,
+        use_reentrant=False,
+        preserve_rng_state=False,
+        context_fn=lambda: (nullcontext(), statistics_kept(norm)),
+    )
+
+
+def in_turn(first: Callable[[Tensor], Tensor], second: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """Both as one step."""
+    return lambda activation: second(first(activation))
 
 
 @contextmanager
 def statistics_kept(norm: _BatchNorm) -> Iterator[None]:
     """While activations are computed again, a batch norm moves copies of its running statistics."""
-    kept = {name: getattr(norm, name) for name in RUNNING if getattr(norm, name) is not None}
+    kept = {name: getattr(norm, name) for name in RUNNING if norm.training and getattr(norm, name) is not None}
     for name, value in kept.items():
         setattr(norm, name, value.clone())
+    token = making_again.set(True)
     try:
         yield
     finally:
+        making_again.reset(token)
         for name, value in kept.items():
             setattr(norm, name, value)

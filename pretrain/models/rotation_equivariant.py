@@ -4,11 +4,13 @@ What comes in: images (batch, channels, height, width), and behaviour (batch, va
 out: (batch, rotations x features, height', width'), the features of one orientation side by side. A kernel is a sum of
 two-dimensional Hermite functions, whose rotations are exact mixtures of themselves. Source: Ecker et al. 2019
 (https://openreview.net/forum?id=H1fU8iAqKX), in the form of `RotationEquivariant2dCore` of neuralpredictors
-(https://github.com/sinzlab/neuralpredictors); the defaults are the core of the GRU baseline of Sensorium 2023.
+(https://github.com/sinzlab/neuralpredictors); the defaults are the core of the GRU baseline of Sensorium 2023. What
+batch norm and ELU give between layers is not kept for the gradient, but computed again.
 """
 
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from itertools import zip_longest
 from math import gamma
 
 import torch
@@ -17,6 +19,7 @@ from torch import Tensor, nn
 from pretrain.models.behavior_channels import SignalChannels, convolve_with_planes
 from pretrain.models.elu import ShiftedElu
 from pretrain.models.fourier_conv import convolve_large
+from pretrain.models.recompute import in_turn, without_keeping
 from pretrain.models.regularizers import group_sparsity, input_penalty
 from pretrain.models.stacked2d import per_layer, side_after, stacked_layers
 
@@ -102,9 +105,14 @@ class RotationEquivariant2d(nn.Module):
         signals = self.signals.signals(images, behavior, pupil_center)
         first = self.features[0]
         maps = convolve_with_planes(first.hermite_conv, images, signals, first.hermite_conv.kernels())
-        found = [first[1:](maps)]
-        for layer in self.features[1:]:
-            found.append(layer(found[-1]))
+        found = {}
+        for number, (layer, following) in enumerate(zip_longest(self.features, self.features[1:])):
+            activated = layer[1:]
+            if following is None or number in self.stacked:
+                found[number] = activated(maps)
+                maps = following.hermite_conv(found[number]) if following else None
+            else:
+                maps = without_keeping(in_turn(activated, following.hermite_conv), layer.norm, maps)
         outputs = [found[number] for number in self.stacked]
         return torch.cat(outputs, 1) if outputs[1:] else outputs[0]
 

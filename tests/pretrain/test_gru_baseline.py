@@ -7,7 +7,8 @@ import torch
 from torch.nn import functional as F
 
 from benchmarks.published.gru_baseline import published_gru_rotation_equivariant
-from pretrain.models.gru_baseline import FRAMES_AT_ONCE, ConvGru, gru_rotation_equivariant, gru_stacked2d
+from pretrain.models.conv_gru import FRAMES_AT_ONCE, ConvGru
+from pretrain.models.gru_baseline import gru_rotation_equivariant, gru_stacked2d
 from pretrain.published_neuralpredictors import from_published
 
 SMALL = {"state_channels": 5, "input_kernel": 3, "state_kernel": 3, "layers": 2}
