@@ -1,18 +1,19 @@
 """Forward and backward pass of each encoding model beside a plain transcription of what its authors published.
 
-Comes in: `--models`, `--rounds`, `--threads`, `--batch` (a number, or `published`), `--device`; `--quick` takes small
-sizes. Goes out: a table and one line of JSON: `time_ratio` and `memory_ratio`, theirs over ours, and
-`max_output_difference`, relative to the largest output. Sizes, and the batch on a GPU, are the published ones.
+Comes in: `--models`, `--rounds`, `--threads`, `--batch` (a number, or `published`), `--device`; `--keep-freed` as below;
+`--quick` takes small sizes. Goes out: a table and one line of JSON: `time_ratio` and `memory_ratio`, theirs over ours,
+and `max_output_difference`, relative to the largest output. Sizes, and the batch on a GPU, are the published ones.
 
-Ours and theirs have the same weights, and a process each, which take turns: the times are medians (and least times) of
-rounds that alternate, and `cpu_time_ratio` is of least processor seconds, which other work on the machine changes less.
+All are whole models: core, shifters, readouts, output. Ours and theirs have the same weights, and a process each, which
+take turns: the times are medians (and least times) of rounds that alternate, and `cpu_time_ratio` is of least processor
+seconds, which other work on the machine changes less. On a CPU, ours tells the C library to keep freed memory, as
+`murine fit` does; `--keep-freed` tells theirs, too, which shows what of the ratio is due to that.
 Memory is the largest resident size of the process, weights, gradients and libraries included. Much of it is blocks that
 the C library keeps between two uses, so that `tensor_memory_ratio` is of what a step adds in a further process, which
 gives all blocks over 1 MiB back at once. On a GPU both are the largest memory that torch allocated.
 Outputs are compared where batch norm is that of training and nothing is dropped at random; steps are those of training.
-DwiseNeuro and Dynamic-VFM are whole models with the readouts of ten animals: as published, DwiseNeuro computes all of
-them for every clip, and Dynamic-VFM brings every level of its readout to all neurons, which ours do not. The others are
-cores.
+DwiseNeuro and Dynamic-VFM have ten animals: as published, DwiseNeuro computes all of them for every clip, and
+Dynamic-VFM brings every level of its readout to all neurons, which ours do not. The others have one animal.
 """
 
 import argparse
@@ -31,9 +32,11 @@ from timing import rounded
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from transfer.freed_memory import keep_freed_memory
+
 SIDES = ("ours", "theirs")
-# The closed-loop ViV1T as published needs more than 100 GB at its 300 frames.
 RETURNED = "MALLOC_MMAP_THRESHOLD_"
+# The closed-loop ViV1T as published needs more than 100 GB at its 300 frames.
 USUAL = tuple(name for name in PAIRS if name != "viv1t_closed_loop")
 
 
@@ -44,6 +47,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--batch", help="clips or images, or `published` (default: 1 on a CPU, published on a GPU)")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--keep-freed", action="store_true", help="theirs keeps freed memory, too")
     parser.add_argument("--quick", action="store_true", help="small sizes, 2 rounds")
     options = parser.parse_args()
     if options.quick:
@@ -131,6 +135,8 @@ class Worker:
 def serve(connection: Connection, name: str, side: str, options: argparse.Namespace) -> None:
     """Answer what is asked: the outputs, the seconds of a step, or the memory, until the end is asked for."""
     torch.set_num_threads(options.threads)
+    if options.device == "cpu" and RETURNED not in os.environ and (side == "ours" or options.keep_freed):
+        keep_freed_memory()
     pair, device = PAIRS[name], torch.device(options.device)
     model = pair.build(side, options.quick).to(device)
     batch = options.batch or ("1" if device.type == "cpu" else "published")

@@ -9,7 +9,7 @@ attention whose weights are dropped, only these bytes are kept.
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
@@ -20,6 +20,8 @@ LEVELS = 1 << 16
 CPU_TOKENS = 8192
 # Attention weights that are computed at once on a CPU, for the same reason.
 CPU_WEIGHTS = 1 << 20
+# Attention weights up to which they are kept for the gradient, not made again: 64 MiB of a layer.
+KEPT_WEIGHTS = 1 << 24
 
 
 def keep_mask(shape: torch.Size, keep: float, device: torch.device) -> tuple[Tensor, float]:
@@ -38,6 +40,16 @@ def keep_mask(shape: torch.Size, keep: float, device: torch.device) -> tuple[Ten
 def as_factors(mask: Tensor, values: Tensor) -> Tensor:
     """A mask as ones and zeros to multiply values by: on a CPU, torch is ten times slower where it converts them."""
     return mask.view(torch.uint8).to(values.dtype)
+
+
+class Dropout(nn.Dropout):
+    """`torch.nn.Dropout`, with masks that a CPU draws faster."""
+
+    def forward(self, values: Tensor) -> Tensor:
+        if not self.p or not self.training or values.device.type != "cpu":
+            return super().forward(values)
+        mask, kept = keep_mask(values.shape, 1 - self.p, values.device)
+        return values * as_factors(mask, values).div_(kept)
 
 
 def dropped_linear(
@@ -65,7 +77,7 @@ def dropped_linear(
 
     # The activation and the product are made again in the backward pass; torch stops before the linear layer.
     if torch.is_grad_enabled() and (mask is not None or activation):
-        return checkpoint(project, inputs, weight, bias, use_reentrant=False, preserve_rng_state=False)
+        return made_again(project, inputs, weight, bias)
     return project(inputs, weight, bias)
 
 
@@ -73,7 +85,8 @@ def dropped_attention(queries: Tensor, shared: Tensor, seen: Tensor | None, drop
     """Attention of heads whose keys and values are the same, with dropout of its weights.
 
     `scaled_dot_product_attention` does it, but on a CPU, where it has no way to drop but one that keeps five values for
-    each pair of tokens: there, scores of some queries after the others are made, and made again for the gradient.
+    each pair of tokens: there, weights of some queries after the others are made and, unless they are few, made again
+    for the gradient.
 
     Args:
         queries: (batch, heads, tokens, width).
@@ -91,28 +104,41 @@ def dropped_attention(queries: Tensor, shared: Tensor, seen: Tensor | None, drop
 def dropped_attention_in_pieces(
     queries: Tensor, shared: Tensor, seen: Tensor | None, drop: float, scale: float
 ) -> Tensor:
-    """`dropped_attention` a few tokens after the others, of which masks alone are kept."""
+    """`dropped_attention` a few tokens after the others, of which masks and, where they are few, weights are kept."""
     batch, heads, tokens, _ = queries.shape
 
-    def attended(rows: Tensor, shared: Tensor, seen: Tensor | None, mask: Tensor) -> Tensor:
+    def weighed(rows: Tensor, shared: Tensor, seen: Tensor | None) -> Tensor:
         scores = rows @ shared.mT
         if seen is not None:
             scores = scores.masked_fill(~seen.repeat_interleave(heads, 0), -torch.inf)
-        return (scores.softmax(-1) * as_factors(mask, scores)) @ shared
+        return scores.softmax(-1)
+
+    def summed(weights: Tensor, shared: Tensor, mask: Tensor) -> Tensor:
+        return (weights * as_factors(mask, weights)) @ shared
+
+    def attended(rows: Tensor, shared: Tensor, seen: Tensor | None, mask: Tensor) -> Tensor:
+        return summed(weighed(rows, shared, seen), shared, mask)
 
     at_once = max(1, CPU_WEIGHTS // (batch * heads * tokens))
     # All heads of a token are rows of one product, since they meet the same keys.
     pieces = [piece.flatten(1, 2) for piece in (queries * scale).transpose(1, 2).split(at_once, 1)]
     seen_by = [None] * len(pieces) if seen is None else seen.split(at_once)
+    few = batch * heads * tokens**2 <= KEPT_WEIGHTS
     found = []
     for rows, of_piece in zip(pieces, seen_by, strict=True):
         mask, kept = keep_mask(torch.Size((batch, rows.shape[1], tokens)), 1 - drop, rows.device)
-        inputs = rows, shared, of_piece, mask
-        if torch.is_grad_enabled():
-            found.append(checkpoint(attended, *inputs, use_reentrant=False, preserve_rng_state=False))
+        if not torch.is_grad_enabled():
+            found.append(attended(rows, shared, of_piece, mask))
+        elif few:
+            found.append(made_again(summed, weighed(rows, shared, of_piece), shared, mask))
         else:
-            found.append(attended(*inputs))
+            found.append(made_again(attended, rows, shared, of_piece, mask))
     return torch.cat(found, 1).unflatten(1, (tokens, heads)).transpose(1, 2) / kept
+
+
+def made_again(step: Callable[..., Tensor], *inputs: Tensor | None) -> Tensor:
+    """What a step gives, of which inputs alone are kept; torch stops before a last product, which is computed once."""
+    return checkpoint(step, *inputs, use_reentrant=False, preserve_rng_state=False)
 
 
 def add_branch(tokens: Tensor, inputs: Tensor, branch: Callable[[Tensor], Tensor], drop: float = 0.0) -> Tensor:

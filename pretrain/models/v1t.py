@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from torchvision.ops import StochasticDepth
 
 from pretrain.models.attention_rollout import attention_rollout
-from pretrain.models.dropping import dropped_attention
+from pretrain.models.dropping import Dropout, dropped_attention, dropped_linear
 from pretrain.models.image_cropper import PUPIL_CHANNELS, ImageCropper
 from pretrain.models.v1t_patches import PatchEmbedding
 
@@ -107,7 +107,7 @@ class V1T(nn.Module):
         self.blocks = nn.ModuleList(
             Block(
                 Attention(emb_dim, num_heads, tokens if use_lsa else None, use_bias, dropout),
-                mlp(emb_dim, mlp_dim, use_bias, dropout),
+                MLP(emb_dim, mlp_dim, use_bias, dropout),
                 BehaviorMLP(behavior_inputs, emb_dim, networks, use_bias) if behavior_inputs else None,
                 drop_path,
             )
@@ -263,7 +263,7 @@ class Attention(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.to_qkv = initialised(nn.Linear(width, 3 * heads * width, bias=False))
         self.projection = initialised(nn.Linear(heads * width, width, bias=bias))
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.register_parameter("scale", nn.Parameter(torch.full((heads,), self.plain_scale)) if lsa_tokens else None)
         others = ~torch.eye(lsa_tokens, dtype=torch.bool) if lsa_tokens else None
         self.register_buffer("others", others, persistent=False)
@@ -338,16 +338,23 @@ def widened(values: Tensor) -> Tensor:
     return F.pad(values, (0, -values.shape[-1] % HEAD_MULTIPLE))
 
 
-def mlp(width: int, hidden: int, bias: bool, dropout: float) -> nn.Sequential:
+class MLP(nn.Sequential):
     """Norm, width -> hidden, GELU, hidden -> width, with dropout after each."""
-    return nn.Sequential(
-        nn.LayerNorm(width),
-        initialised(nn.Linear(width, hidden, bias=bias)),
-        nn.GELU(),
-        nn.Dropout(dropout),
-        initialised(nn.Linear(hidden, width, bias=bias)),
-        nn.Dropout(dropout),
-    )
+
+    def __init__(self, width: int, hidden: int, bias: bool, dropout: float) -> None:
+        super().__init__(
+            nn.LayerNorm(width),
+            initialised(nn.Linear(width, hidden, bias=bias)),
+            nn.GELU(),
+            nn.Dropout(dropout),
+            initialised(nn.Linear(hidden, width, bias=bias)),
+            Dropout(dropout),
+        )
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        norm, expand, activation, dropout, project, last = self
+        drop = dropout.p if self.training else 0.0
+        return last(dropped_linear(expand(norm(tokens)), project.weight, project.bias, drop, activation))
 
 
 def initialised(linear: nn.Linear) -> nn.Linear:

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pretrain.models.dropping import Dropout
+
 LINEAR, CONVOLUTION, SHIFTED, DUAL_NORM = range(4)
 DIAGONALS = 4
 
@@ -65,7 +67,7 @@ class PatchEmbedding(nn.Module):
         self.projection_norm = nn.LayerNorm(width) if patch_mode == DUAL_NORM else None
         self.class_token = nn.Parameter(torch.randn(1, 1, width))
         self.positions = nn.Parameter(torch.randn(1 + rows * columns, width))
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, images: Tensor) -> Tensor:
         """Tokens (batch, 1 + patches, width) of images (batch, channel, height, width)."""
