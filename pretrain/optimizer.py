@@ -3,10 +3,10 @@
 What comes in: `OptimizerConfig`. What goes out: an optimiser over an objective's trainable parameters. All but two are
 timm's, which are torch's own where torch has them; timm's further ones are named `timm/<name>`.
 
-LARS is lightly's (You et al. 2017, https://arxiv.org/abs/1708.03888): layer-wise rates and decay for weights, neither
-for biases and the scales of norm layers, wherever they lie. The published code misses the norm scales of backbones. It
-also keeps the learning rate inside the momentum; lightly, as torch does, multiplies by it after. At a constant rate
-both are the same.
+LARS is lightly's (You et al. 2017, https://arxiv.org/abs/1708.03888; `pretrain.lars`): layer-wise rates and decay for
+weights, neither for biases and the scales of norm layers, wherever they lie. The published code misses the norm scales
+of backbones. It also keeps the learning rate inside the momentum; lightly, as torch does, multiplies by it after. At a
+constant rate both are the same.
 
 `schedule_free_adamw` is that of its authors (Defazio et al. 2024, https://arxiv.org/abs/2405.15682; PyPI
 `schedulefree`). It stays in training mode; the weights that it is about are averages, which `pretrain.average` finds.
@@ -68,16 +68,16 @@ def optimizer_of(groups: list[dict], config: OptimizerConfig, fused: bool = True
 
 
 def make_lars(groups: list[dict], config: OptimizerConfig) -> Optimizer:
-    """lightly's LARS, whose groups without decay are those that it leaves unscaled."""
-    from lightly.utils.lars import LARS
+    """LARS, whose groups without decay are those that it leaves unscaled."""
+    from pretrain.lars import Lars
 
     if not config.weight_decay:
         raise ValueError(
             "optimizer.name=lars needs optimizer.weight_decay above 0: lightly leaves layers without decay unscaled"
         )
-    arguments = fitting_arguments(config, LARS)
+    arguments = fitting_arguments(config, Lars)
     rates = {"lr": config.lr, "momentum": config.momentum, "trust_coefficient": config.trust}
-    return constructed(config, LARS, groups, **rates, **arguments)
+    return constructed(config, Lars, groups, **rates, **arguments)
 
 
 def make_schedule_free(groups: list[dict], config: OptimizerConfig) -> Optimizer:
