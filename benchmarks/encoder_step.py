@@ -1,8 +1,9 @@
 """Forward and backward pass of each encoding model beside a plain transcription of what its authors published.
 
-Comes in: `--models`, `--rounds`, `--threads`, `--batch` (a number, or `published`), `--device`; `--keep-freed` as below;
-`--quick` takes small sizes. Goes out: a table and one line of JSON: `time_ratio` and `memory_ratio`, theirs over ours,
-and `max_output_difference`, relative to the largest output. Sizes, and the batch on a GPU, are the published ones.
+Comes in: `--models`, `--rounds`, `--threads`, `--batch` (a number, or `published`), `--device`; `--keep-freed`, see
+below; `--quick` takes small sizes. Goes out: a table and one line of JSON: `time_ratio` and `memory_ratio`, theirs
+over ours, and `max_output_difference`, relative to the largest output. Sizes, and the batch on a GPU, are the published
+ones.
 
 All are whole models: core, shifters, readouts, output. Ours and theirs have the same weights, and a process each, which
 take turns: the times are medians (and least times) of rounds that alternate, and `cpu_time_ratio` is of least processor

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from pretrain.models import dropping
-from pretrain.models.dropping import add_branch, dropped_attention, dropped_linear, keep_mask
+from pretrain.models.dropping import Dropout, add_branch, dropped_attention, dropped_linear, keep_mask
 
 CPU = torch.device("cpu")
 
@@ -120,8 +120,9 @@ def test_rows_computed_after_each_other_give_what_all_at_once_give(drop, monkeyp
 
 @pytest.mark.parametrize("lower", [False, True])
 @pytest.mark.parametrize("at_once", [1, 100, 10**6])
-def test_dropped_attention_is_attention_with_the_masks_that_were_drawn(monkeypatch, lower, at_once):
-    """Outputs and gradients, some or all tokens at a time, where tokens see all or only earlier ones."""
+@pytest.mark.parametrize("kept", [0, 10**6])
+def test_dropped_attention_is_attention_with_the_masks_that_were_drawn(monkeypatch, lower, at_once, kept):
+    """Outputs and gradients: some or all tokens at a time, weights kept or not, tokens that see all or earlier ones."""
     drawn = []
 
     def noted(shape, keep, device):
@@ -130,6 +131,7 @@ def test_dropped_attention_is_attention_with_the_masks_that_were_drawn(monkeypat
 
     monkeypatch.setattr(dropping, "keep_mask", noted)
     monkeypatch.setattr(dropping, "CPU_WEIGHTS", at_once)
+    monkeypatch.setattr(dropping, "KEPT_WEIGHTS", kept)
     torch.manual_seed(0)
     queries, shared = torch.randn(2, 3, 7, 4, requires_grad=True), torch.randn(2, 7, 4, requires_grad=True)
     seen = torch.ones(7, 7, dtype=torch.bool).tril() if lower else None
@@ -151,3 +153,29 @@ def test_attention_drops_nothing_in_evaluation():
     queries, shared = torch.randn(2, 3, 7, 4), torch.randn(2, 7, 4)
     expected = (0.5 * queries @ shared[:, None].mT).softmax(-1) @ shared[:, None]
     torch.testing.assert_close(dropped_attention(queries, shared, None, 0.0, 0.5), expected)
+
+
+@pytest.mark.parametrize(("limit", "times"), [(0, 0), (10**6, 1)])
+def test_attention_keeps_its_weights_once_where_they_are_few(monkeypatch, limit, times):
+    monkeypatch.setattr(dropping, "KEPT_WEIGHTS", limit)
+    queries, shared = torch.randn(1, 2, 40, 4, requires_grad=True), torch.randn(1, 40, 4, requires_grad=True)
+    kept = {}
+    hooks = lambda tensor: kept.setdefault((tensor.data_ptr(), tensor.dtype), tensor), lambda tensor: tensor
+    with torch.autograd.graph.saved_tensors_hooks(*hooks):
+        dropped_attention(queries, shared, None, 0.4, 0.5)
+    sizes = [tensor.numel() for tensor in kept.values() if tensor.is_floating_point()]
+    assert sum(size == 2 * 40 * 40 for size in sizes) == times
+    assert sum(sizes) < times * 2 * 40 * 40 + 5 * queries.numel()
+
+
+def test_dropout_is_torchs_but_for_its_draws():
+    dropout, values = Dropout(0.25), torch.rand(300, 400) + 1
+    values.requires_grad_()
+    found = dropout(values)
+    kept = found != 0
+    assert abs(kept.double().mean().item() - 0.75) < 0.01
+    torch.testing.assert_close(found[kept], values[kept] / 0.75, rtol=2e-5, atol=0)
+    found.sum().backward()
+    torch.testing.assert_close(values.grad, kept / 0.75, rtol=2e-5, atol=0)
+    assert dropout.eval()(values) is values
+    assert torch.equal(Dropout(0.0)(values), values)

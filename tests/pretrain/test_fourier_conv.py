@@ -11,10 +11,12 @@ from pretrain.models.fourier_conv import (
     BLOCK,
     FourierConv,
     LargeConv2d,
+    Waves,
     convolve_large,
     fast_length,
     worth_transforming,
 )
+from pretrain.models.recompute import in_turn, without_keeping
 
 
 @settings(deadline=None, max_examples=25)
@@ -79,3 +81,21 @@ def test_the_layer_is_conv2d(options):
 
 def test_grids_have_small_factors():
     assert [fast_length(length) for length in (1, 7, 11, 31, 59, 61, 64, 97)] == [1, 8, 12, 32, 60, 64, 64, 100]
+
+
+def test_a_convolution_that_ends_a_step_is_computed_once(monkeypatch):
+    """Where a step's input alone is kept, the transforms back to pictures are as many as where all is kept."""
+    counts = []
+    whole = Waves.to_pictures
+    monkeypatch.setattr(Waves, "to_pictures", lambda *inputs: counts.append(1) or whole(*inputs))
+    pictures, conv = torch.randn(8, 16, 12, 13, requires_grad=True), LargeConv2d(16, 16, 7, padding=3)
+    norm, results = nn.BatchNorm2d(16), []
+    for keep in (True, False):
+        counts.clear()
+        step = in_turn(norm, conv)
+        maps = step(pictures) if keep else without_keeping(step, norm, pictures)
+        gradients = torch.autograd.grad(maps.square().sum(), (pictures, conv.weight))
+        results.append([torch.tensor(len(counts)), maps, *gradients])
+    assert counts
+    for one, other in zip(*results, strict=True):
+        assert torch.equal(one, other)

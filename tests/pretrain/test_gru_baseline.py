@@ -103,6 +103,32 @@ def test_bfloat16(name):
     assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
 
 
+def test_states_are_summed_up_in_full_precision():
+    gru = ConvGru(3, 4, 5, 3)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert gru(torch.randn(1, 3, 3, 7, 8)).dtype == torch.float32
+
+
+def test_the_gradient_keeps_states_and_gates_alone():
+    """Of each frame one state and three gates, and the maps that came in, not twice."""
+    gru, frames = ConvGru(3, 4, 5, 3), 2 * FRAMES_AT_ONCE
+    maps, kept = torch.randn(1, frames, 3, 9, 9, requires_grad=True), {}
+    hooks = lambda tensor: kept.setdefault(tensor.data_ptr(), tensor), lambda tensor: tensor
+    with torch.autograd.graph.saved_tensors_hooks(*hooks):
+        gru(maps)
+    weights = sum(parameter.numel() for parameter in gru.parameters())
+    of_frame = 9 * 9 * (4 + 3 * 4 + 3)
+    assert sum(tensor.numel() for tensor in kept.values()) <= frames * of_frame + 2 * 9 * 9 * 4 + weights
+
+
+def test_a_frozen_gru_gives_the_gradient_of_its_input():
+    gru = ConvGru(3, 4, 5, 3).requires_grad_(False)
+    maps = torch.randn(1, 3, 3, 7, 8, requires_grad=True)
+    gru(maps).sum().backward()
+    assert maps.grad.abs().sum() > 0
+    assert gru.from_state.weight.grad is None
+
+
 def test_even_kernels_are_refused():
     with pytest.raises(ValueError, match=r"state_kernel must be odd.* found 4"):
         ConvGru(3, 4, 5, 4)

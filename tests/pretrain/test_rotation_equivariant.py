@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from pretrain.models import rotation_equivariant
 from pretrain.models.rotation_equivariant import (
     HermiteConv,
     RotationEquivariant2d,
@@ -84,6 +85,26 @@ def test_behaviour_as_channels():
     images, behavior = torch.randn(2, 1, 18, 26), torch.randn(2, 2)
     planes = torch.cat([images, behavior[..., None, None].expand(-1, -1, 18, 26)], 1)
     torch.testing.assert_close(core(images, behavior), plain(planes), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("stack", [-1, None, [0, 2]])
+def test_what_is_made_again_changes_no_number(monkeypatch, stack):
+    """Outputs, gradients and running statistics, as of layers one after the other that keep all they make."""
+    torch.manual_seed(0)
+    images = torch.randn(8, 1, 18, 26)
+    found = []
+    for keep in (False, True):
+        torch.manual_seed(1)
+        core = RotationEquivariant2d(**{**SMALL, "features": 4, "hidden_kernel": 7, "stack": stack})
+        if keep:
+            monkeypatch.setattr(rotation_equivariant, "without_keeping", lambda step, norm, maps: step(maps))
+        maps = core(images)
+        maps.square().mean().backward()
+        states = [value for name, value in core.state_dict().items() if "running" in name or "tracked" in name]
+        found.append([maps, *states, *(parameter.grad for parameter in core.parameters())])
+    assert len(found[0]) > 3 * SMALL["layers"]
+    for one, other in zip(*found, strict=True):
+        assert torch.equal(one, other)
 
 
 def test_bfloat16():
