@@ -73,16 +73,15 @@ class GatedFrames(torch.autograd.Function):
         gates, states = torch.empty_like(driven), state.new_empty(*driven.shape[:2], *state.shape[1:])
         channels, padding = state.shape[1], to_gates.shape[-1] // 2
         before = state
-        with torch.autocast(driven.device.type, enabled=False):
-            for from_input, gate, after in zip(driven.unbind(1), gates.unbind(1), states.unbind(1), strict=True):
-                opened, candidate = gate.split((2 * channels, channels), 1)
-                of_gates, of_candidate = from_input.split((2 * channels, channels), 1)
-                opened.copy_(F.conv2d(before.to(gate.dtype), to_gates, padding=padding).add_(of_gates).sigmoid_())
-                reset, update = opened.chunk(2, 1)
-                remembered = (reset * before).to(gate.dtype)
-                candidate.copy_(F.conv2d(remembered, to_candidate, padding=padding).add_(of_candidate).tanh_())
-                after.copy_(torch.lerp(before, candidate.to(before.dtype), update.to(before.dtype)))
-                before = after
+        for from_input, gate, after in zip(driven.unbind(1), gates.unbind(1), states.unbind(1), strict=True):
+            opened, candidate = gate.split((2 * channels, channels), 1)
+            of_gates, of_candidate = from_input.split((2 * channels, channels), 1)
+            opened.copy_(F.conv2d(before.to(gate.dtype), to_gates, padding=padding).add_(of_gates).sigmoid_())
+            reset, update = opened.chunk(2, 1)
+            remembered = (reset * before).to(gate.dtype)
+            candidate.copy_(F.conv2d(remembered, to_candidate, padding=padding).add_(of_candidate).tanh_())
+            after.copy_(torch.lerp(before, candidate.to(before.dtype), update.to(before.dtype)))
+            before = after
         ctx.save_for_backward(state, states, gates, to_gates, to_candidate)
         return states
 
@@ -91,15 +90,14 @@ class GatedFrames(torch.autograd.Function):
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
         state, states, gates, to_gates, to_candidate = ctx.saved_tensors
         befores = torch.cat((state[:, None], states[:, :-1]), 1)
-        with torch.autocast(gates.device.type, enabled=False):
-            of_driven, of_state = through_frames(gradient, befores, gates, to_gates, to_candidate)
-            of_gates = of_candidate = None
-            channels, kept = state.shape[1], befores.to(gates.dtype)
-            if ctx.needs_input_grad[2]:
-                of_gates = of_kernels(kept, of_driven[:, :, : 2 * channels], to_gates)
-            if ctx.needs_input_grad[3]:
-                kept = kept * gates[:, :, :channels]
-                of_candidate = of_kernels(kept, of_driven[:, :, 2 * channels :], to_candidate)
+        of_driven, of_state = through_frames(gradient, befores, gates, to_gates, to_candidate)
+        of_gates = of_candidate = None
+        channels, kept = state.shape[1], befores.to(gates.dtype)
+        if ctx.needs_input_grad[2]:
+            of_gates = of_kernels(kept, of_driven[:, :, : 2 * channels], to_gates)
+        if ctx.needs_input_grad[3]:
+            kept = kept * gates[:, :, :channels]
+            of_candidate = of_kernels(kept, of_driven[:, :, 2 * channels :], to_candidate)
         return of_driven, of_state, of_gates, of_candidate
 
 
