@@ -28,10 +28,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 import torch
-from published.pairs import PAIRS, loss_of
+from published.pairs import PAIRS, loss_of, without_dropping
 from timing import rounded
-from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from transfer.freed_memory import keep_freed_memory
 
@@ -159,15 +157,6 @@ def serve(connection: Connection, name: str, side: str, options: argparse.Namesp
         else:
             peak = peak_mib(device)
             connection.send((peak, peak - before))
-
-
-def without_dropping(model: nn.Module) -> nn.Module:
-    """Evaluation, but for batch norm: fresh running statistics would leave activations at any scale."""
-    model.eval()
-    for module in model.modules():
-        if isinstance(module, _BatchNorm):
-            module.train()
-    return model
 
 
 def resident_mib(device: torch.device) -> float:

@@ -13,6 +13,7 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from pretrain.published_neuralpredictors import from_published as from_neuralpredictors
 from pretrain.published_v1t import core_from_published
@@ -86,6 +87,15 @@ def loss_of(answers: list[Tensor]) -> Tensor:
     """What is differentiated; animals that are not shown the stimuli count with a weight of 0, as in DwiseNeuro."""
     first, *others = (answer.square().mean() for answer in answers)
     return first + sum(0.0 * other for other in others)
+
+
+def without_dropping(model: nn.Module) -> nn.Module:
+    """Evaluation, but for batch norm: fresh running statistics would leave activations at any scale."""
+    model.eval()
+    for module in model.modules():
+        if isinstance(module, _BatchNorm):
+            module.train()
+    return model
 
 
 def ours(name: str, behavior: int = 2, neurons: Sequence[int] = NEURONS[:1], **core: object) -> Encoder:

@@ -25,7 +25,8 @@ making_again: ContextVar[bool] = ContextVar("making_again", default=False)
 
 def without_keeping(step: Callable[[Tensor], Tensor], norm: _BatchNorm, activation: Tensor) -> Tensor:
     """What a step gives, of which only its input is kept for the gradient; `norm` is the batch norm within."""
-    if not torch.is_grad_enabled():
+    # torch.compile takes no contexts, and decides itself what is kept.
+    if not torch.is_grad_enabled() or torch.compiler.is_compiling():
         return step(activation)
     return checkpoint(
         step,
