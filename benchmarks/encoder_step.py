@@ -31,7 +31,7 @@ import torch
 from published.pairs import PAIRS, loss_of, without_dropping
 from timing import rounded
 
-from transfer.freed_memory import keep_freed_memory
+from pretrain.freed_memory import keep_freed_memory
 
 SIDES = ("ours", "theirs")
 RETURNED = "MALLOC_MMAP_THRESHOLD_"

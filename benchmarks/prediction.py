@@ -20,10 +20,10 @@ from published.dwiseneuro import PlainDwiseNeuro
 from timing import rounded
 from torch import Tensor
 
+from pretrain.freed_memory import keep_freed_memory
 from pretrain.models.dwiseneuro import DwiseNeuro
 from transfer.activations import create_activation
 from transfer.encoder import Encoder
-from transfer.freed_memory import keep_freed_memory
 from transfer.grouped_linear_readout import GroupedLinearReadout
 from transfer.trial_prediction import TrialPredictor
 

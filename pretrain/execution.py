@@ -20,6 +20,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.utils.checkpoint import checkpoint
 
 from pretrain.config import PretrainConfig
+from pretrain.freed_memory import keep_freed_memory
 from pretrain.models.hour_glass import HourGlass
 from pretrain.objectives.objective import Objective
 
@@ -30,9 +31,13 @@ RUNNING = ("running_mean", "running_var", "num_batches_tracked")
 def set_up_execution(objective: Objective, config: PretrainConfig) -> None:
     """Do to an objective what the config asks for; once it is on its device, and before it is wrapped for training.
 
+    On a CPU, whose activations and gradients are large blocks, the process keeps freed memory from then on.
+
     Raises:
         ValueError: the backbone, or the way in which the objective uses it, does not allow what is asked for.
     """
+    if next(objective.parameters()).device.type == "cpu":
+        keep_freed_memory()
     if config.channels_last:
         use_channels_last(objective)
     if config.activation_checkpointing:

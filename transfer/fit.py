@@ -20,6 +20,7 @@ from torch.optim import Optimizer
 from pretrain.autoclip import AutoClip
 from pretrain.average import make_average
 from pretrain.execution import checkpoint_activations
+from pretrain.freed_memory import keep_freed_memory
 from pretrain.loop import Judge, Task, Training
 from pretrain.optimizer import require_known_optimizer
 from pretrain.progress import say
@@ -40,7 +41,6 @@ from transfer.fit_optimizer import make_fit_optimizer
 from transfer.fit_schedule import FitSchedule
 from transfer.fit_trials import say_trials
 from transfer.fitted import FitSpec, load_fitted
-from transfer.freed_memory import keep_freed_memory
 from transfer.losses import LOSSES, ResponseLoss, TrialCounts, create_loss
 from transfer.normalisation import Normalisation
 from transfer.normalisation_rules import NORMALISATIONS

@@ -15,13 +15,13 @@ import pandas as pd
 
 from neural_data.recording import Recording
 from pretrain.config import AUTO
+from pretrain.freed_memory import keep_freed_memory
 from pretrain.progress import Meter, progress, say
 from pretrain.run_folder import open_run
 from transfer.compared_models import pick_accelerator
 from transfer.fit_recordings import Animal, open_animals
 from transfer.fitted import Fitted, fitted_file, load_fitted
 from transfer.frame_statistics import part_of_trial
-from transfer.freed_memory import keep_freed_memory
 from transfer.normalisation import Normalisation
 from transfer.normalisation_statistics import inputs_of, response_stds
 from transfer.predict_config import PredictConfig

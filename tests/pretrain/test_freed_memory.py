@@ -7,7 +7,7 @@ import pytest
 
 COUNT_FAULTS = """
 import resource, torch
-from transfer.freed_memory import keep_freed_memory
+from pretrain.freed_memory import keep_freed_memory
 kept = keep_freed_memory() if {keep} else True
 for _ in range(20):
     torch.ones(10_000_000)
