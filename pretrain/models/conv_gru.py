@@ -19,7 +19,9 @@ FRAMES_AT_ONCE = 32
 
 
 class ConvGru(nn.Module):
-    """reset, update = sigmoid(from input + from state); candidate = tanh(from input + from (reset x state)); state =
+    """The unit, over all frames of clips.
+
+    reset, update = sigmoid(from input + from state); candidate = tanh(from input + from (reset x state)); state =
     (1 - update) state + update candidate.
 
     What comes from the input is convolved for many frames and for the three gates at once, and what comes from the

@@ -33,7 +33,7 @@ def without_keeping(step: Callable[[Tensor], Tensor], norm: _BatchNorm, activati
         activation,
         use_reentrant=False,
         preserve_rng_state=False,
-        context_fn=lambda: (nullcontext(), statistics_kept(norm)),
+        context_fn=lambda: (nullcontext(), computed_again(norm)),
     )
 
 
@@ -43,8 +43,9 @@ def in_turn(first: Callable[[Tensor], Tensor], second: Callable[[Tensor], Tensor
 
 
 @contextmanager
-def statistics_kept(norm: _BatchNorm) -> Iterator[None]:
-    """While activations are computed again, a batch norm moves copies of its running statistics."""
+def computed_again(norm: _BatchNorm) -> Iterator[None]:
+    """While activations are computed again, operations know it, and a batch norm in training moves copies of its
+    running statistics."""
     kept = {name: getattr(norm, name) for name in RUNNING if norm.training and getattr(norm, name) is not None}
     for name, value in kept.items():
         setattr(norm, name, value.clone())
