@@ -21,10 +21,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from pretrain.colour import JITTER, blur_weights, blurred, grayed, normalize, solarize
+from pretrain.colour import normalize
+from pretrain.colour_cpu import colour_on_cpu
 from pretrain.colour_together import colour_together
 from pretrain.config import ViewsConfig
-from pretrain.resample import resample, resample_each
+from pretrain.resample import resample
+from pretrain.resample_cpu import resample_on_cpu
 
 CROP_TRIES = 10
 CROP_ASPECT = (3 / 4, 4 / 3)
@@ -32,7 +34,6 @@ CROP_ASPECT = (3 / 4, 4 / 3)
 # grey, jitter and solarising; the order of jitter and its factors; two for the blur.
 NUMBERS = 2 * CROP_TRIES + 2 + 4 + 4 + 4 + 2
 BLUR_VIEW_SIDE = 224
-CPU_BLOCK = 24
 
 
 # Gives the next random numbers from 0 to 1, one for each image, or as many columns as asked for.
@@ -214,76 +215,24 @@ def make_view(images: Tensor, parameters: ViewParameters, size: int, mean: Tenso
 
 
 def make_views(images: Tensor, drawn: Sequence[ViewParameters], size: int, mean: Tensor, std: Tensor) -> Tensor:
-    """Several views of uint8 images (batch, 3, H, W): normalised floats (views, batch, 3, size, size).
-
-    A CPU takes a few samples of the same order of jitter at a time, so that their floats stay in its cache.
-    """
-    parameters = joined_parameters(drawn)
-    if images.device.type != "cpu":
-        views = [resample(images, one.crop, size, one.flip, one.interpolation) for one in drawn]
-        made = colour_together(torch.cat(views), parameters, mean, std)
+    """Several views of uint8 images (batch, 3, H, W): normalised floats (views, batch, 3, size, size)."""
+    if images.device.type == "cpu":
+        made = views_on_cpu(images, joined_parameters(drawn), size, mean, std)
     else:
-        made = made_in_blocks(images.split(1) * len(drawn), parameters, size, mean, std)
+        views = [resample(images, one.crop, size, one.flip, one.interpolation) for one in drawn]
+        made = colour_together(torch.cat(views), joined_parameters(drawn), mean, std)
     return made.unflatten(0, (len(drawn), len(images)))
 
 
-def made_in_blocks(
-    images: Sequence[Tensor], parameters: ViewParameters, size: int, mean: Tensor, std: Tensor
-) -> Tensor:
-    """One view (views, 3, size, size) of each image (1, 3, H, W), on a CPU."""
-    rows, blocks = alike(parameters)
-    parameters = parameters.rows(rows)
-    ordered = [images[row] for row in rows.tolist()]
-    pixels = resample_each(ordered, parameters.crop, size, parameters.flip, parameters.interpolation)
-    blurs = parameters.blur > 0
-    weights, first = blur_weights(parameters.blur[blurs], size), 0
-    made = torch.empty(len(images), 3, size, size)
-    for block in blocks:
-        last = first + int(blurs[block].sum())
-        view = pixels[block].float().mul_(1 / 255)
-        made.index_copy_(0, rows[block], colour_alike(view, parameters.rows(block), weights[first:last], mean, std))
-        first = last
-    return made
+def views_on_cpu(images: Tensor, parameters: ViewParameters, size: int, mean: Tensor, std: Tensor) -> Tensor:
+    """Normalised views (views, 3, size, size); view i is of image i modulo batch."""
+    pixels = resample_on_cpu(images, parameters.crop, size, parameters.flip, parameters.interpolation)
+    return colour_on_cpu(pixels, parameters, mean, std)
 
 
 def joined_parameters(drawn: Sequence[ViewParameters]) -> ViewParameters:
     """The parameters of several views as those of one batch."""
     return replace(drawn[0], **{name: torch.cat([getattr(one, name) for one in drawn]) for name in PER_SAMPLE})
-
-
-def alike(parameters: ViewParameters) -> tuple[Tensor, list[slice]]:
-    """Row numbers (batch,) sorted by the order of jitter, and blocks of them that share one, or have no jitter.
-
-    Samples that are blurred come last in each block.
-    """
-    code = torch.where(parameters.jitter, parameters.order @ torch.tensor([64, 16, 4, 1]), -1)
-    ordered, rows = (2 * code + (parameters.blur > 0)).sort(stable=True)
-    blocks, start = [], 0
-    for count in ordered.div(2, rounding_mode="floor").unique_consecutive(return_counts=True)[1].tolist():
-        end = start + count
-        blocks += [slice(first, min(first + CPU_BLOCK, end)) for first in range(start, end, CPU_BLOCK)]
-        start = end
-    return rows, blocks
-
-
-def colour_alike(view: Tensor, parameters: ViewParameters, weights: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """Colours of views (batch, 3, size, size) from 0 to 1 that have one order of jitter, up to normalising.
-
-    `weights` (blurred, size, size) are those of the blur of the last so many.
-    """
-    planes, gray = view.unbind(1), parameters.gray[:, None, None].float()
-    if parameters.grayscale_first:
-        planes = grayed(planes, gray)
-    if parameters.jitter[0]:
-        for number in parameters.order[0].tolist():
-            planes = JITTER[number](planes, parameters.factors[:, number, None, None])
-    if not parameters.grayscale_first:
-        planes = grayed(planes, gray)
-    view = torch.stack(planes, 1)
-    if len(weights):
-        view[-len(weights) :] = blurred(view[-len(weights) :], weights)
-    solarize(view, parameters.solarize)
-    return normalize(view, mean, std)
 
 
 def evaluation_view(

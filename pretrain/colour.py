@@ -4,8 +4,9 @@ What comes in: the three colour planes of some views, each float (batch, height,
 how strongly an operation applies, (batch, 1, 1). What goes out: new planes, or the same ones changed in place where it
 says so.
 
-The operations are torchvision's ColorJitter, Grayscale and Solarize. They are written on planes because a compiler then
-fuses any sequence of them into one kernel. The blur's matrix holds the exact mass of a Gaussian over each pixel.
+The operations are torchvision's ColorJitter, Grayscale and Solarize. They are written on planes because torch.compile
+then fuses any sequence of them into one kernel; a CPU has kernels of its own (`pretrain/colour_cpu.py`). The blur's
+matrix holds the exact mass of a Gaussian over each pixel.
 """
 
 import math
@@ -21,8 +22,6 @@ SOLARIZE_FROM = 0.5
 # Where red, green and blue lie on the hexagon of hues, in sixths of a turn (the closed form of HSV).
 HUE_OF_PLANE = (5, 3, 1)
 SMALLEST_CHROMA = 1e-9
-# Far less than one rounding of any value that can be seen.
-SMALLEST_DIFFERENCE = 1e-20
 
 
 def luma(planes: Planes) -> Tensor:
@@ -63,8 +62,7 @@ def shift_hue(planes: Planes, factor: Tensor) -> Planes:
     chroma = value - torch.minimum(torch.minimum(red, green), blue)
     # H times C, where red, green or blue is the largest; where there is no chroma all are 0.
     of_red, of_green, of_blue = green - blue, (blue - red).add_(chroma, alpha=2), (red - green).add_(chroma, alpha=4)
-    hue = torch.lerp(of_green, of_blue, is_below(green, value))
-    hue = torch.lerp(of_red, hue, is_below(red, value))
+    hue = torch.where(red < value, torch.where(green < value, of_blue, of_green), of_red)
     six_chroma = 6 * chroma
     hue.div_(six_chroma.clamp(min=SMALLEST_CHROMA)).add_(factor + 1)
     floor = value.sub_(chroma, alpha=2)
@@ -72,11 +70,6 @@ def shift_hue(planes: Planes, factor: Tensor) -> Planes:
         torch.addcmul(floor, six_chroma, (hue + n / 6).frac_().sub_(1 / 3).abs_().clamp_(1 / 6, 1 / 3))
         for n in HUE_OF_PLANE
     )
-
-
-def is_below(plane: Tensor, value: Tensor) -> Tensor:
-    """1 where a plane is below the value, 0 where it is the value; comparisons take a CPU five times as long."""
-    return (value - plane).mul_(1 / SMALLEST_DIFFERENCE).clamp_(max=1)
 
 
 def grayed(planes: Planes, gray: Tensor) -> Planes:
@@ -87,20 +80,14 @@ def grayed(planes: Planes, gray: Tensor) -> Planes:
 
 # The operations of colour jitter, by the number that orders have for each.
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
-JITTER = (scale_brightness, scale_contrast, scale_saturation, shift_hue)
-
-
-def chosen(mask: Tensor, device: torch.device) -> Tensor:
-    """The numbers of the samples that a mask (batch,) chooses, on the device.
-
-    The mask is on the CPU: a device would have to be waited for to learn how many there are.
-    """
-    return torch.nonzero(mask)[:, 0].to(device)
 
 
 def turn_gray(view: Tensor, gray: Tensor) -> None:
-    """Replace the colours of the chosen samples of views (batch, 3, H, W) by their luma, in place."""
-    rows = chosen(gray, view.device)
+    """Replace the colours of the chosen samples of views (batch, 3, H, W) by their luma, in place.
+
+    `gray` (batch,) is on the CPU: a device would have to be waited for to learn how many there are.
+    """
+    rows = torch.nonzero(gray)[:, 0].to(view.device)
     if len(rows):
         view.index_copy_(0, rows, luma(view[rows].unbind(1))[:, None].expand(-1, 3, -1, -1))
 
@@ -128,13 +115,6 @@ def blur_weights(sigma: Tensor, side: int) -> Tensor:
 def solarized(view: Tensor) -> Tensor:
     """Views whose bright half of values is inverted."""
     return torch.where(view >= SOLARIZE_FROM, 1 - view, view)
-
-
-def solarize(view: Tensor, mask: Tensor) -> None:
-    """Invert the bright half of the values of the chosen samples of views (batch, 3, H, W), in place."""
-    rows = chosen(mask, view.device)
-    if len(rows):
-        view.index_copy_(0, rows, solarized(view[rows]))
 
 
 def normalize(view: Tensor, mean: Tensor, std: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """All operations on the colours of a whole batch in a few kernels, for devices where starting a kernel is what costs.
 
 What comes in: cropped views (batch, 3, size, size) in grey levels from 0 to 255, and what happens to each. What goes
-out: normalised views. They equal those that `pretrain/augment.py` makes block by block on a CPU, to rounding.
+out: normalised views. They equal those that `pretrain/colour_cpu.py` makes one by one on a CPU, to rounding.
 
 Every sample undergoes every operation, with a strength that changes nothing where it is not chosen. An order of jitter
 is three places before and three after the contrast, which is the only operation that sees a whole image; each place

@@ -5,17 +5,17 @@ What comes in: uint8 images (batch, channels, height, width) and a crop and a fl
 its nearest one; and the weights (batch, size, pixels) of one axis, for what is cut otherwise.
 
 Crop, flip and resize are one antialiased resampling, whose filters are those of torchvision and Pillow: the triangle,
-and the cubic kernel of Keys 1981. As there, values are rounded to whole grey levels. A CPU resamples each image with
-torch's own code for uint8, which rounds between the two axes, too; other devices do all at once by two small matrix
+and the cubic kernel of Keys 1981. As there, values are rounded to whole grey levels. A CPU does it as they do
+(`pretrain/resample_cpu.py`), rounding between the two axes, too; other devices do all at once by two small matrix
 products. Their results differ by one grey level, now and then.
 """
 
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+
+from pretrain.resample_cpu import resample_on_cpu
 
 # How far a filter reaches, in pixels of the smaller of both images.
 FILTER_REACH = {"bilinear": 1, "bicubic": 2}
@@ -28,22 +28,8 @@ def resample(images: Tensor, crop: Tensor, size: int, flip: Tensor, interpolatio
     best on the CPU.
     """
     if images.device.type == "cpu":
-        return resample_each(images.split(1), crop, size, flip, interpolation).float()
+        return resample_on_cpu(images, crop, size, flip, interpolation).float()
     return resample_together(images, crop, size, flip, interpolation)
-
-
-def resample_each(images: Sequence[Tensor], crop: Tensor, size: int, flip: Tensor, interpolation: str) -> Tensor:
-    """As `resample`, image by image, each (1, C, H, W), to uint8."""
-    height, width = images[0].shape[2:]
-    views = []
-    for image, (top, left, tall, wide), mirrored in zip(images, crop.long().tolist(), flip.tolist(), strict=True):
-        piece = image[:, :, max(top, 0) : top + tall, max(left, 0) : left + wide]
-        if top < 0 or left < 0 or top + tall > height or left + wide > width:
-            outside = (-left, left + wide - width, -top, top + tall - height)
-            piece = F.pad(piece, [max(side, 0) for side in outside])
-        view = F.interpolate(piece, (size, size), mode=interpolation, antialias=True)
-        views.append(view.flip(3) if mirrored else view)
-    return torch.cat(views)
 
 
 def resample_together(images: Tensor, crop: Tensor, size: int, flip: Tensor, interpolation: str) -> Tensor:

@@ -124,7 +124,6 @@ def test_the_order_of_jitter_is_kept(order):
 
 
 def test_blur_touches_the_chosen_images_alone():
-    """In blocks where some are blurred, and some are not, of each order of jitter."""
     images = random_images(60, 20, 20)
     generator = torch.Generator().manual_seed(0)
     drawn = draw_parameters(torch.full((60, 2), 20), ViewsConfig(blur_probability=[0.5], size=224), generator)

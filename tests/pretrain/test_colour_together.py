@@ -1,4 +1,4 @@
-"""Colours of a whole batch at once equal those made block by block, compiled or not."""
+"""Colours of a whole batch at once equal those that a CPU makes view by view, compiled or not."""
 
 import shutil
 from dataclasses import replace
@@ -39,7 +39,7 @@ def both_ways(config: ViewsConfig, colours: object) -> tuple[torch.Tensor, torch
 
 
 @pytest.mark.parametrize("grayscale_first", [True, False])
-def test_all_at_once_equals_block_by_block(grayscale_first):
+def test_all_at_once_equals_view_by_view(grayscale_first):
     def painted(view, drawn):
         return paint(view, packed(drawn), MEAN, STD, grayscale_first)
 
