@@ -172,7 +172,7 @@ def steps_of_a_round(training: Training, batch: dict[str, Tensor], seconds: floa
 
 def train(training: Training, stream: Iterator[dict[str, Tensor]], steps: int) -> None:
     stop = StopSignal()
-    with progress("training", steps) as meter:
+    with progress("training", steps * training.task.batch_size) as meter:
         for _ in range(steps):
             training.train_step(next(stream))
             training.after_step(meter, stop)
