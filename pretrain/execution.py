@@ -10,7 +10,7 @@ them to move. Dropout drops the same units again.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from functools import partial
 
 import torch
@@ -22,10 +22,10 @@ from torch.utils.checkpoint import checkpoint
 from pretrain.config import PretrainConfig
 from pretrain.freed_memory import keep_freed_memory
 from pretrain.models.hour_glass import HourGlass
+from pretrain.models.recompute import statistics_kept
 from pretrain.objectives.objective import Objective
 
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
-RUNNING = ("running_mean", "running_var", "num_batches_tracked")
 
 
 def set_up_execution(objective: Objective, config: PretrainConfig) -> None:
@@ -123,25 +123,6 @@ def without_keeping(block: nn.Module, forward: Callable[..., Tensor], *inputs: T
     # torch.compile takes no contexts, so they are left out where there is nothing for them to do.
     contexts = {"context_fn": lambda: (nullcontext(), statistics_kept(block))} if has_batch_norm(block) else {}
     return checkpoint(forward, *inputs, use_reentrant=False, **contexts, **keywords)
-
-
-@contextmanager
-def statistics_kept(block: nn.Module) -> Iterator[None]:
-    """While a block is computed again, its batch norms move copies of their running statistics."""
-    kept = [
-        (norm, name, getattr(norm, name))
-        for norm in block.modules()
-        if isinstance(norm, _NormBase) and norm.training
-        for name in RUNNING
-        if getattr(norm, name) is not None
-    ]
-    for norm, name, value in kept:
-        setattr(norm, name, value.clone())
-    try:
-        yield
-    finally:
-        for norm, name, value in kept:
-            setattr(norm, name, value)
 
 
 def has_batch_norm(module: nn.Module) -> bool:

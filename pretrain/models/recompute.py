@@ -13,8 +13,8 @@ from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 
 import torch
-from torch import Tensor
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.utils.checkpoint import checkpoint
 
 RUNNING = ("running_mean", "running_var", "num_batches_tracked")
@@ -44,15 +44,29 @@ def in_turn(first: Callable[[Tensor], Tensor], second: Callable[[Tensor], Tensor
 
 @contextmanager
 def computed_again(norm: _BatchNorm) -> Iterator[None]:
-    """While activations are computed again, operations know it, and a batch norm in training moves copies of its
-    running statistics."""
-    kept = {name: getattr(norm, name) for name in RUNNING if norm.training and getattr(norm, name) is not None}
-    for name, value in kept.items():
-        setattr(norm, name, value.clone())
+    """While activations are computed again, operations know it, and running statistics stay."""
     token = making_again.set(True)
+    try:
+        with statistics_kept(norm):
+            yield
+    finally:
+        making_again.reset(token)
+
+
+@contextmanager
+def statistics_kept(module: nn.Module) -> Iterator[None]:
+    """While a module is computed again, its norms in training move copies of their running statistics."""
+    kept = [
+        (norm, name, getattr(norm, name))
+        for norm in module.modules()
+        if isinstance(norm, _NormBase) and norm.training
+        for name in RUNNING
+        if getattr(norm, name) is not None
+    ]
+    for norm, name, value in kept:
+        setattr(norm, name, value.clone())
     try:
         yield
     finally:
-        making_again.reset(token)
-        for name, value in kept.items():
+        for norm, name, value in kept:
             setattr(norm, name, value)
