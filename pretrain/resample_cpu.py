@@ -25,7 +25,9 @@ def resample_on_cpu(images: Tensor, crop: Tensor, size: int, flip: Tensor, inter
     `crop` (views, 4) is in whole pixels and may reach out of the images, where all is black; `flip` (views,).
     """
     views = torch.empty(len(crop), images.shape[1], size, size, dtype=torch.uint8)
-    source, crops, flips, made = images.numpy(), crop.long().numpy(), flip.numpy(), views.numpy()
+    # Decoded images have their colours behind each other, so that nothing is copied here.
+    source = images.permute(0, 2, 3, 1).contiguous().numpy()
+    crops, flips, made = crop.long().numpy(), flip.numpy(), views.numpy()
     share(len(views), lambda part: resample_part(source, crops, flips, interpolation == "bicubic", made, part))
     return views
 
@@ -39,9 +41,9 @@ def resample_part(
 
 @kernel
 def resample_views(images, crops, flips, cubic, views, start, stop):
-    """Fill views (views, C, size, size) from `start` to `stop`."""
-    channels, size = views.shape[1], views.shape[2]
-    height, width = images.shape[2:]
+    """Fill views (views, C, size, size) from `start` to `stop`, of images (batch, H, W, C)."""
+    height, width, channels = images.shape[1:]
+    size = views.shape[2]
     # Of the crop on its side, and of the crop with its final columns: rows and channels, and columns.
     on_side = np.empty((width, height * channels), np.uint8)
     narrowed = np.empty((height * channels, size), np.uint8)
@@ -51,7 +53,7 @@ def resample_views(images, crops, flips, cubic, views, start, stop):
         upper, lower = within(top, tall, height)
         first_column, last_column = within(left, wide, width)
         lines = (lower - upper) * channels
-        turn(images[view % len(images), :, upper:lower, first_column:last_column], on_side)
+        turn(images[view % len(images), upper:lower, first_column:last_column], on_side)
         first, count, weights, places = taps(left, wide, width, size, cubic)
         for column in range(size):
             weigh(on_side[:, :lines], first[column] - first_column, weights[column, : count[column]], sums[:lines])
@@ -73,13 +75,12 @@ def within(start, length, inputs):
 
 @kernel
 def turn(piece, on_side):
-    """Write a piece (C, rows, columns) as (columns, rows * C)."""
-    channels, rows, _ = piece.shape
-    for channel in range(channels):
-        for row in range(rows):
-            line, place = piece[channel, row], row * channels + channel
-            for column in range(len(line)):
-                on_side[column, place] = line[column]
+    """Write a piece (rows, columns, C) as (columns, rows * C)."""
+    rows, columns, channels = piece.shape
+    for row in range(rows):
+        for column in range(columns):
+            for channel in range(channels):
+                on_side[column, row * channels + channel] = piece[row, column, channel]
 
 
 @kernel
