@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
-from pretrain.items import IMAGE_SUFFIXES, VIDEO_SUFFIXES, StoredFile, byte_count, open_stored, suffix_of
+from pretrain.items import IMAGE_SUFFIXES, VIDEO_SUFFIXES, StoredFile, byte_count, is_hidden, open_stored, suffix_of
 from pretrain.label_list import read_label
 from pretrain.progress import progress
-from pretrain.storage import RemoteFile, by_folder, file_system, one_line_errors
+from pretrain.storage import RemoteFile, by_folder, is_url
 
 LABEL_SUFFIXES = frozenset((".cls", ".json"))
 READ_SUFFIXES = IMAGE_SUFFIXES | VIDEO_SUFFIXES | {".npy", ".npz"}
@@ -39,10 +39,8 @@ class TarMember:
     size: int
 
     def read_bytes(self) -> bytes:
-        if "://" in self.archive:
-            system, path = file_system(self.archive)
-            with one_line_errors(self.archive):
-                data = system.cat_file(path, start=self.offset, end=self.offset + self.size)
+        if is_url(self.archive):
+            data = RemoteFile(self.archive, self.size).read_part(self.offset, self.size)
         else:
             with open(self.archive, "rb") as file:
                 data = os.pread(file.fileno(), self.size, self.offset)
@@ -125,6 +123,8 @@ def add_members_of_tar(
             reached(base + member.offset)
             name = folder + checked_name(member.name, archive)
             suffix = suffix_of(name)
+            if is_hidden(name):
+                continue
             if member.islnk() and (original := folder + checked_name(member.linkname, archive)) in found:
                 found[name] = found[original]
             elif member.issparse() or not member.isreg():
@@ -134,7 +134,7 @@ def add_members_of_tar(
                 add_members_of_tar(found, inner, archive, start, f"{name[:-4]}/", reached)
             elif suffix in LABEL_SUFFIXES:
                 add_label(found, name, tar.extractfile(member).read())
-            elif is_wanted(name):
+            elif suffix in READ_SUFFIXES:
                 found[name] = TarMember(name, archive, base + member.offset_data, member.size)
 
 
@@ -145,9 +145,11 @@ def add_zip_members(found: Listing, file: Path | RemoteFile, reached: Callable[[
         name = checked_name(member.filename, file.name)
         if member.flag_bits & 1:
             raise zipfile.BadZipFile(f"{name!r} in it is encrypted; decrypt it first")
-        if suffix_of(name) in LABEL_SUFFIXES and not member.is_dir():
+        if member.is_dir() or is_hidden(name):
+            continue
+        if suffix_of(name) in LABEL_SUFFIXES:
             add_label(found, name, archive.read(member))
-        elif is_wanted(name) and not member.is_dir():
+        elif suffix_of(name) in READ_SUFFIXES:
             found[name] = ZipMember(member.filename, file, member.file_size)
 
 
@@ -161,11 +163,6 @@ def checked_name(name: str, archive: str) -> str:
     if name.startswith("/") or ".." in parts or "\0" in name:
         raise ValueError(f"{archive} holds {name!r}, a name that leads out of it; archives of that kind are not read")
     return "/".join(parts)
-
-
-def is_wanted(name: str) -> bool:
-    """Images, videos and arrays, but for the shadows that macOS adds to archives."""
-    return suffix_of(name) in READ_SUFFIXES and not name.rsplit("/", 1)[-1].startswith("._")
 
 
 def add_label(found: Listing, name: str, data: bytes) -> None:

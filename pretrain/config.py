@@ -58,17 +58,24 @@ class ShardsConfig:
         None, "of `.npy` stacks, which are images without it, and clips with it", "Hz", 0.001, 100000
     )
     shard_samples: int = setting(2000, "samples in one shard", low=1)
-    max_unreadable: float = setting(0.01, "share of unreadable images above which writing fails", low=0, high=1)
+    max_unreadable: float = setting(
+        0.01,
+        "share of images that are unreadable, or over 16 times as long as wide, above which writing fails",
+        low=0,
+        high=1,
+    )
     labels: str | None = setting(
         None,
-        "text file with a name and its label on each line, or the labels alone in the order of the names, such as "
-        "ImageNet's ILSVRC2012_validation_ground_truth.txt beside its meta.mat",
+        "text file, or its URL, with a name and its label on each line, or the labels alone in the order of the names, "
+        "such as ImageNet's ILSVRC2012_validation_ground_truth.txt beside its meta.mat",
     )
     image_column: str | None = setting(None, "Parquet column with the image (default: found by its content)")
-    label_column: str | None = setting(None, "Parquet column with the label (default: `label`, or the one of classes)")
+    label_column: str | None = setting(
+        None, "Parquet column with the label, or `unlabelled` (default: `label`, or the one of classes)"
+    )
     depth: str | None = setting(
         None,
-        "folder of depth images, named as the source's images are (suffixes may differ), or `simulated` with "
+        "folder or URL of depth images, named as the source's images are (suffixes may differ), or `simulated` with "
         "source=simulated; depth is grey, 8 or 16 bit, in any units",
     )
     depth_column: str | None = setting(None, "Parquet column with the depth image")
@@ -238,7 +245,7 @@ class ProbeConfig:
     measures: list[str] = setting(
         list(PROBE_MEASURES),
         "what is measured; knn and linear only where training and held-out images have labels; collapse is warned of "
-        "only with feature_std",
+        "by feature_std and rankme",
         choices=PROBE_MEASURES,
     )
     k: int = setting(200, "neighbours that vote", low=1)
@@ -252,6 +259,9 @@ class ProbeConfig:
         "feature spread, as a share of isotropic features' spread, below which collapse is warned of",
         low=0,
         high=1,
+    )
+    collapse_rank: float = setting(
+        3.0, "RankMe below which, and below 2 % of what it can be at most, collapse is warned of; 0: never", low=0
     )
     keep_mib: int = setting(
         2048, "decoded images of each of the two folders that are kept in memory for further probes", "MiB", 0

@@ -5,16 +5,20 @@ it has none.
 """
 
 import io
+import re
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+import simplejpeg
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from pretrain.config import ShardsConfig
 from pretrain.items import Item, SignalValues, StoredFile
 
 DEPTH = "depth.png"
 SIGNAL = ".signal.npy"
+# A batch is padded to its largest image, so that one image of an extreme shape would enlarge all those beside it.
+LONGEST_ASPECT = 16
 
 
 @dataclass(frozen=True)
@@ -86,21 +90,25 @@ def npy_bytes(values: np.ndarray) -> bytes:
 
 
 def one_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".replace("\n", " ")
+    """What was wrong, the same words in every run: an object's address in memory is left out."""
+    if isinstance(error, UnidentifiedImageError):
+        return "it is not an image"
+    what = str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}"
+    return re.sub(r" at 0x[0-9a-f]+", "", what).replace("\n", " ")
 
 
 def encode_image(image: bytes | StoredFile | np.ndarray, config: ShardsConfig) -> tuple[Encoded, tuple[int, int]]:
-    """Resize an image to the chosen short side and encode it; a JPEG that has that size already is kept as it is.
+    """Resize an image to the chosen short side and encode it; a sound JPEG that has that size already is kept as it is.
 
     Returns it with the width and height that it had, standing upright.
     """
     image, data = open_image(image)
+    require_aspect(image.size)
     fits = min(image.size) == config.size and image.format == "JPEG" and image.mode in ("RGB", "L")
-    upright = image.getexif().get(ExifTags.Base.Orientation, 1) == 1
-    if fits and upright and config.format == "jpeg":
-        image.load()
+    stands = image.getexif().get(ExifTags.Base.Orientation, 1) == 1
+    if fits and stands and config.format == "jpeg" and is_sound_jpeg(data):
         return Encoded("jpg", data, size=image.size), image.size
-    image = ImageOps.exif_transpose(eight_bit(image))
+    image = eight_bit(upright(image))
     resized = resize_short_side(image, config.size)
     if config.format == "raw":
         return Encoded("npy", npy_bytes(np.asarray(resized.convert("RGB"))), size=resized.size), image.size
@@ -115,6 +123,30 @@ def open_image(image: bytes | StoredFile | np.ndarray) -> tuple[Image.Image, byt
     return Image.fromarray(data) if isinstance(data, np.ndarray) else Image.open(io.BytesIO(data)), data
 
 
+def require_aspect(size: tuple[int, int]) -> None:
+    """Raises ValueError where the long side of this width and height is too long for the short one."""
+    if max(size) > LONGEST_ASPECT * min(size):
+        raise ValueError(
+            f"{size[0]} x {size[1]} pixels, whose long side is more than {LONGEST_ASPECT} times the short one"
+        )
+
+
+def is_sound_jpeg(data: bytes) -> bool:
+    """Whether a JPEG is decoded without complaint by what reads shards, which forgives less than Pillow does."""
+    try:
+        simplejpeg.decode_jpeg(data, colorspace="RGB")
+    except ValueError:
+        return False
+    return True
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """The image, turned as its EXIF data says; it keeps its format, by which 16-bit grey is known."""
+    turned = ImageOps.exif_transpose(image)
+    turned.format = image.format
+    return turned
+
+
 def encode_depth(
     depth: bytes | StoredFile | np.ndarray | None, image_size: tuple[int, int], size: tuple[int, int]
 ) -> bytes:
@@ -126,7 +158,7 @@ def encode_depth(
     """
     if depth is None or (isinstance(depth, bytes) and not depth):
         raise ValueError("the image has none, neither by its name nor in its row")
-    values = grey_values(ImageOps.exif_transpose(open_image(depth)[0]))
+    values = grey_values(upright(open_image(depth)[0]))
     height, width = values.shape
     # A depth map of lower resolution may have been rounded to whole pixels.
     if abs(width * image_size[1] - height * image_size[0]) > max(image_size):

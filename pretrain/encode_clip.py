@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from pretrain.config import ShardsConfig
-from pretrain.encode import Encoded, npy_bytes, one_line, resize_short_side, with_signals
+from pretrain.encode import Encoded, npy_bytes, one_line, require_aspect, resize_short_side, with_signals
 from pretrain.items import ClipFrames, Item
 
 CLIP = "clip.npy"
@@ -38,8 +38,14 @@ def encode_clip(item: Item, config: ShardsConfig) -> Encoded:
 
 def encode_frames(clip: ClipFrames, config: ShardsConfig) -> tuple[Encoded, int]:
     """The frames, resized one by one so that a long video is never held in its full size, and how many they are."""
-    frames = np.stack([np.asarray(resize_short_side(Image.fromarray(frame), config.size)) for frame in clip.frames()])
+    frames = np.stack([resized(frame, config.size) for frame in clip.frames()])
     return Encoded(CLIP, npy_bytes(frames), size=(frames.shape[2], frames.shape[1])), len(frames)
+
+
+def resized(frame: np.ndarray, size: int) -> np.ndarray:
+    """A frame (height, width) or (height, width, 3) with this short side in pixels."""
+    require_aspect(frame.shape[1::-1])
+    return np.asarray(resize_short_side(Image.fromarray(frame), size))
 
 
 def encoded_video(clip: ClipFrames) -> tuple[Encoded, int]:
@@ -47,5 +53,6 @@ def encoded_video(clip: ClipFrames) -> tuple[Encoded, int]:
     count, shape = 0, (0, 0)
     for frame in clip.frames():
         count, shape = count + 1, frame.shape[:2]
+        require_aspect((shape[1], shape[0]))
     extension, data = clip.encoded()
     return Encoded(extension, data, size=(shape[1], shape[0])), count

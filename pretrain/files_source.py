@@ -6,6 +6,7 @@ of a list of labels, with its depth image, and with the signals that lie beside 
 """
 
 import hashlib
+import tempfile
 from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
@@ -20,14 +21,17 @@ from pretrain.items import (
     Source,
     StoredFile,
     byte_count,
+    is_hidden,
     listing_fingerprint,
     shuffled,
     suffix_of,
     without_suffix,
 )
-from pretrain.label_list import number_labels, read_label_list
+from pretrain.label_list import GROUND_TRUTH, number_labels, read_label_list
 from pretrain.progress import say
+from pretrain.remote_video import watched, with_watched_clips
 from pretrain.signals import SignalFile, paired_signals
+from pretrain.storage import RemoteFile, list_files, locate, url_name
 from pretrain.video_source import video_items
 
 KINDS = {"images": IMAGE_SUFFIXES, "clips": VIDEO_SUFFIXES}
@@ -48,6 +52,8 @@ def files_source(listing: Listing, config: ShardsConfig, place: str, skipped: in
     if kind == "images":
         if config.clip_frames or config.format == "encoded":
             raise ValueError(f"clip_frames and format=encoded are for videos; {place!r} holds images")
+        if config.frame_rate_hz is not None:
+            raise ValueError(f"frame_rate_hz is for .npy stacks of clips; {place!r} holds images")
         items = [
             Item(name, file, labels.of.get(name), signals=signals.get(without_suffix(name), {}))
             for name, file in files.items()
@@ -56,7 +62,8 @@ def files_source(listing: Listing, config: ShardsConfig, place: str, skipped: in
         return Source(len(items), order, listing_fingerprint(items) + extra, labels.classes, signals=names)
     if config.frame_rate_hz is not None:
         raise ValueError("frame_rate_hz is for .npy stacks; videos say their own frame rate")
-    items, left_out = video_items(files, labels.of, signals, config.clip_frames)
+    items, left_out = video_items(watched(files), labels.of, signals, config.clip_frames)
+    items = with_watched_clips(items)
     if not items:
         raise ValueError(f"no video in {place!r} has clip_frames={config.clip_frames} frames; choose fewer")
     order = shuffled(items, config)
@@ -102,7 +109,7 @@ class Labels:
 def find_labels(listing: Listing, files: dict[str, StoredFile], config: ShardsConfig, skipped: int) -> Labels:
     """Labels from a list, from WebDataset's samples or from class folders, whichever there is first."""
     if config.labels is not None:
-        given = read_label_list(Path(config.labels).expanduser(), files)
+        given = given_labels(locate(config.labels), files)
         return numbered(files, given, f"in {config.labels}")
     of_samples = member_labels(listing)
     if of_samples:
@@ -120,6 +127,18 @@ def find_labels(listing: Listing, files: dict[str, StoredFile], config: ShardsCo
     classes = tuple(sorted(set(folders.values())))
     number = {folder: place for place, folder in enumerate(classes)}
     return Labels(files, {name: number[folder] for name, folder in folders.items()}, classes)
+
+
+def given_labels(place: Path | str, names: Collection[str]) -> dict[str, int | str]:
+    """The label of each image by a list at a path or URL."""
+    if isinstance(place, Path):
+        return read_label_list(place, names)
+    if url_name(place) == GROUND_TRUTH:
+        raise ValueError(f"labels {place!r} need the meta.mat beside them; download both first")
+    with tempfile.TemporaryDirectory(prefix="murine-") as folder:
+        path = Path(folder) / url_name(place)
+        path.write_bytes(RemoteFile(place, 0).read_bytes())
+        return read_label_list(path, names)
 
 
 def numbered(files: dict[str, StoredFile], given: Mapping[str, int | str], where: str) -> Labels:
@@ -154,7 +173,7 @@ def signals_fingerprint(signals: Mapping[str, Mapping[str, SignalFile | None]]) 
     )
 
 
-def with_depth(source: Source, images: str, folder: Path) -> Source:
+def with_depth(source: Source, images: str, folder: Path | str) -> Source:
     """A folder's images with those of a depth folder that lie at the same place under the same name.
 
     Suffixes may differ. An image without a partner keeps none, and counts as unreadable when shards are written.
@@ -167,24 +186,24 @@ def with_depth(source: Source, images: str, folder: Path) -> Source:
             f"no depth image in {str(folder)!r} is named as an image of {images!r}, such as "
             f"{without_suffix(items[0].name)!r}; the first depth image is {min(found)!r}"
         )
-    sizes = "\n".join(f"{item.name}:{item.depth.stat().st_size}" for item in paired)
+    sizes = "\n".join(f"{item.name}:{byte_count(item.depth)}" for item in paired)
     fingerprint = f"{source.fingerprint}\ndepth\n{sizes}"
     return replace(source, items=lambda start: iter(items[start:]), fingerprint=fingerprint)
 
 
-def depth_images(folder: Path) -> dict[str, Path]:
-    """Images below a folder by their place in it, without suffix."""
-    if not folder.is_dir():
+def depth_images(folder: Path | str) -> dict[str, StoredFile]:
+    """Images below a folder or URL by their place in it, without suffix."""
+    if isinstance(folder, Path) and not folder.is_dir():
         raise FileNotFoundError(
             f"depth {str(folder)!r} does not exist (a folder of depth images, or `simulated` with source=simulated)"
         )
-    found: dict[str, Path] = {}
-    for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix.lower() in IMAGE_SUFFIXES):
-        other = found.setdefault(without_suffix(path.relative_to(folder).as_posix()), path)
-        if other is not path:
-            raise ValueError(
-                f"depth images {other.name!r} and {path.name!r} in {str(path.parent)!r} have one name; keep one"
-            )
+    found: dict[str, StoredFile] = {}
+    for name, file in list_files(folder).items():
+        if suffix_of(name) not in IMAGE_SUFFIXES or is_hidden(name) or not is_there(file):
+            continue
+        other = found.setdefault(without_suffix(name), file)
+        if other is not file:
+            raise ValueError(f"depth images {other.name!r} and {name!r} in {str(folder)!r} have one name; keep one")
     if not found:
         raise ValueError(f"no images in the depth folder {str(folder)!r} ({', '.join(sorted(IMAGE_SUFFIXES))})")
     return found

@@ -100,6 +100,11 @@ def suffix_of(name: str) -> str:
     return f".{last.rsplit('.', 1)[1].lower()}" if "." in last[1:] else ""
 
 
+def is_hidden(name: str) -> bool:
+    """Whether a file, or a folder that it lies in, is out of a user's sight: shadows of macOS's, editors' copies."""
+    return any(part.startswith(".") for part in name.split("/"))
+
+
 def without_suffix(name: str) -> str:
     suffix = suffix_of(name)
     return name[: -len(suffix)] if suffix else name

@@ -9,20 +9,31 @@ Which column holds images, and the classes' names, are read from the `huggingfac
 import json
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pretrain.config import ShardsConfig
 from pretrain.items import Item, Source, byte_count, open_stored
 from pretrain.label_list import number_labels
+from pretrain.progress import say
 from pretrain.storage import RemoteFile
 
 IMAGE_MAGIC = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM", b"RIFF", b"II*\x00", b"MM\x00*")
 PARQUET_ROWS = 256
+UNLABELLED = "unlabelled"  # instead of a column with labels
+NO_LABELS = {None, -1}  # as in test splits whose labels are not published
+OTHER_LABELS = f"say label_column=<name> for another, or label_column={UNLABELLED} for images without labels"
+HOLD_BYTES = (
+    pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary, pa.types.is_binary_view,
+    pa.types.is_null,
+)  # fmt: skip
 SPLIT = re.compile(r"([^/]+)-\d+-of-\d+\.(?:parquet|pq)$|([^/]+)/\d+\.(?:parquet|pq)$")
 
 
@@ -35,11 +46,27 @@ class Part:
 
     @cached_property
     def opened(self) -> pq.ParquetFile:
-        try:
+        with self.one_line_when_damaged():
             return pq.ParquetFile(self.file if isinstance(self.file, Path) else open_stored(self.file))
-        except Exception as error:
+
+    @contextmanager
+    def one_line_when_damaged(self) -> Iterator[None]:
+        """Raises ValueError with the file's name where what is read in it cannot be read."""
+        try:
+            yield
+        except Exception as error:  # Arrow raises many kinds, none of which names the file
             place = self.file if isinstance(self.file, Path) else self.file.url
-            raise ValueError(f"{str(place)!r} cannot be read as Parquet: {error}") from error
+            what = str(error).replace("\n", " ")
+            raise ValueError(f"{str(place)!r} cannot be read as Parquet: {what}") from error
+
+    def column(self, name: str) -> pa.ChunkedArray:
+        with self.one_line_when_damaged():
+            return self.opened.read(columns=[name]).column(0)
+
+    def batches(self, **chosen: list) -> Iterator[pa.RecordBatch]:
+        """The rows, a few hundred at a time, of the `row_groups` and `columns` that are chosen."""
+        with self.one_line_when_damaged():
+            yield from self.opened.iter_batches(batch_size=PARQUET_ROWS, **chosen)
 
     @property
     def columns(self) -> list[str]:
@@ -68,13 +95,16 @@ def parquet_source(files: dict[str, Path | RemoteFile], config: ShardsConfig) ->
     first, depth = parts[0], config.depth_column
     features = hugging_face_features(first)
     image = config.image_column or find_image_column(first, features, besides=depth)
-    label = config.label_column or find_label_column(first, features)
+    wanted = wanted_rows(parts, where)
+    label = find_label_column(parts, wanted, features) if config.label_column is None else config.label_column
+    label = None if label == UNLABELLED else label
     for part in parts:
         for column in filter(None, (image, label, depth)):
             require_column(part, column)
-    numbers, classes = number_of_labels(parts, label, features.get(label, {}).get("names"))
+        for column in filter(None, (image, depth)):
+            require_image_bytes(part, column)
+    numbers, classes = number_of_labels(parts, wanted, label, features.get(label, {}).get("names"))
     columns = Columns(image, label, depth, numbers)
-    wanted = wanted_rows(parts, where)
 
     def items(start: int) -> Iterator[Item]:
         for part, rows in zip(parts, wanted, strict=True):
@@ -117,7 +147,7 @@ def find_image_column(part: Part, features: dict[str, dict], besides: str | None
     noted = [name for name, feature in features.items() if feature.get("_type") == "Image" and name != besides]
     if noted:
         return noted[0]
-    first = next(part.opened.iter_batches(batch_size=PARQUET_ROWS), None)
+    first = next(part.batches(), None)
     for name in part.columns if first is not None else ():
         if name == besides:
             continue
@@ -129,12 +159,24 @@ def find_image_column(part: Part, features: dict[str, dict], besides: str | None
     raise ValueError(f"{part.name} has no column of encoded images; its columns: {names}; say image_column=<name>")
 
 
-def find_label_column(part: Part, features: dict[str, dict]) -> str | None:
-    """`label`, or the one column that is noted as classes."""
-    if "label" in part.columns:
-        return "label"
+def find_label_column(parts: Sequence[Part], wanted: Sequence[np.ndarray], features: dict[str, dict]) -> str | None:
+    """`label`, or the one column that is noted as classes; None where no wanted row of it has a label."""
     noted = [name for name, feature in features.items() if feature.get("_type") == "ClassLabel"]
-    return noted[0] if len(noted) == 1 else None
+    found = "label" if "label" in parts[0].columns else noted[0] if len(noted) == 1 else None
+    if found is None or not all(
+        found in part.columns and has_no_labels(part.column(found).take(rows))
+        for part, rows in zip(parts, wanted, strict=True)
+    ):
+        return found
+    say(f"column {found!r} is -1 or empty in all rows, so that the images have no labels")
+    return None
+
+
+def has_no_labels(labels: pa.ChunkedArray) -> bool:
+    """Whether all cells are empty, or -1."""
+    if labels.null_count == len(labels):
+        return True
+    return pa.types.is_integer(labels.type) and pc.all(pc.equal(labels, -1)).as_py()
 
 
 def require_column(part: Part, column: str) -> None:
@@ -142,19 +184,38 @@ def require_column(part: Part, column: str) -> None:
         raise ValueError(f"{part.name} has no column {column!r}; its columns: {', '.join(part.columns)}")
 
 
+def require_image_bytes(part: Part, column: str) -> None:
+    """Raises one line where a column can hold no encoded images: bytes, or Hugging Face's struct with them."""
+    kind = part.opened.schema_arrow.field(column).type
+    if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
+        kind = kind.field("bytes").type
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    if not any(is_kind(kind) for is_kind in HOLD_BYTES):
+        raise ValueError(f"column {column!r} of {part.name} holds {kind}, not the bytes of image files")
+
+
 def number_of_labels(
-    parts: Sequence[Part], column: str | None, noted: list[str] | None
+    parts: Sequence[Part], wanted: Sequence[np.ndarray], column: str | None, noted: list[str] | None
 ) -> tuple[dict[int | str, int] | None, tuple[str, ...] | None]:
-    """The number of each label, and the classes' names: those noted, or the sorted labels where these are text."""
+    """The number of each label, and the classes' names: those noted, or the sorted labels where these are text.
+
+    Rows that are not wanted count among the classes, so that splits are numbered alike, but may lack labels.
+    """
     if column is None:
         return None, None
     values: set[int | str] = set()
-    for part in parts:
-        labels = part.opened.read(columns=[column]).column(0)
-        if labels.null_count:
-            raise ValueError(f"column {column!r} has {labels.null_count:,} empty cells; say label_column=<name>")
-        values |= set(labels.unique().to_pylist())
-    numbers, classes = number_labels(values, f"in column {column!r}")
+    for part, rows in zip(parts, wanted, strict=True):
+        labels = part.column(column)
+        if pa.types.is_nested(labels.type):
+            raise ValueError(f"column {column!r} holds {labels.type}, not one label in each row; {OTHER_LABELS}")
+        of_wanted = labels.take(rows)
+        if of_wanted.null_count:
+            raise ValueError(f"column {column!r} has {of_wanted.null_count:,} empty cells; {OTHER_LABELS}")
+        values |= set(labels.unique().to_pylist()) - NO_LABELS | set(of_wanted.unique().to_pylist())
+    try:
+        numbers, classes = number_labels(values, f"in column {column!r}")
+    except ValueError as error:
+        raise ValueError(f"{error}; {OTHER_LABELS}") from error
     if noted and classes is None:
         if max(numbers, default=0) >= len(noted):
             raise ValueError(f"column {column!r} has label {max(numbers)}, but only {len(noted)} class names are noted")
@@ -173,7 +234,7 @@ def wanted_rows(parts: Sequence[Part], where: str | None) -> list[np.ndarray]:
     wanted = []
     for part in parts:
         require_column(part, column)
-        cells = part.opened.read(columns=[column]).column(0).to_pandas().astype(str).to_numpy()
+        cells = part.column(column).to_pandas().astype(str).to_numpy()
         found |= set(cells)
         wanted.append(np.flatnonzero(cells == value))
     if not sum(map(len, wanted)):
@@ -200,7 +261,7 @@ def group_items(
     part: Part, group: int, offset: int, selected: set[int], columns: Columns, read: list[str]
 ) -> Iterator[Item]:
     """Items of the selected rows of a row group whose first row has number `offset`."""
-    for batch in part.opened.iter_batches(batch_size=PARQUET_ROWS, row_groups=[group], columns=read):
+    for batch in part.batches(row_groups=[group], columns=read):
         for row in (row for row in range(batch.num_rows) if offset + row in selected):
             yield Item(
                 f"row {offset + row}",

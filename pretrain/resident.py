@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from pretrain.progress import progress
-from pretrain.samples import Sample, decode
+from pretrain.samples import Sample, decode, shared_signals
 from pretrain.shard_set import CLIPS, Damage, ShardSet
 from pretrain.stream import UNREADABLE, EpochBatches, load_batches, substitutes
 
@@ -94,8 +94,8 @@ class Pixels:
 class ResidentSet:
     """All samples of a set, decoded; row n is the sample with the global index n.
 
-    `sizes` (samples, 2) and `starts` (samples,), counted in pixels, lie on the CPU, and so do labels. A row with
-    height 0 could not be read.
+    `sizes` (samples, 2) and `starts` (samples,), counted in pixels, lie on the CPU, and so do labels, signals by row,
+    and `deep` (samples,), which tells the depth maps of 16 bits. A row with height 0 could not be read.
     """
 
     shards: ShardSet
@@ -104,6 +104,8 @@ class ResidentSet:
     starts: Tensor
     sizes: Tensor
     labels: Tensor | None
+    deep: Tensor
+    signals: dict[int, dict[str, Tensor]]
 
     def batches(self, wanted: EpochBatches) -> Iterator[dict[str, Tensor]]:
         """The batches that `wanted` would read, gathered from memory."""
@@ -111,31 +113,47 @@ class ResidentSet:
             yield self.batch(numbers)
 
     def batch(self, numbers: np.ndarray) -> dict[str, Tensor]:
-        rows = torch.from_numpy(np.ascontiguousarray(numbers))
-        good = substitutes((self.sizes[rows, 0] > 0).tolist())
-        if good is None:
-            raise ValueError(f"no sample of a whole batch of {self.shards.folder} could be read")
-        rows = rows[good]
+        rows = self.readable_rows(torch.from_numpy(np.ascontiguousarray(numbers)))
         starts, sizes = self.starts[rows], self.sizes[rows]
         batch = {"images": self.pixels.gather(starts * 3, sizes).permute(0, 3, 1, 2), "sizes": sizes, "index": rows}
         if self.labels is not None:
             batch["label"] = self.labels[rows]
         if self.depth is not None:
-            batch["depth"] = self.depth.gather(starts, sizes).permute(0, 3, 1, 2)
+            depth = self.depth.gather(starts, sizes).permute(0, 3, 1, 2)
+            batch["depth"] = depth if bool(self.deep[rows].any()) else depth.byte()
+        if self.signals:
+            batch = shared_signals([self.signals.get(row, {}) for row in rows.tolist()]) | batch
         return batch
+
+    def readable_rows(self, rows: Tensor) -> Tensor:
+        """The rows of a batch, with others in the place of those that could not be read, as the reader does it."""
+        good = substitutes((self.sizes[rows, 0] > 0).tolist())
+        if good is not None:
+            return rows[good]
+        other = next((row for row in self.shards.following(int(rows[-1])) if self.sizes[row, 0] > 0), None)
+        if other is None:
+            raise ValueError(f"no sample of {self.shards.folder} could be read; write the shards again")
+        return torch.full_like(rows, other)
 
 
 def open_resident(
-    shards: ShardSet, device: torch.device, device_share: float, memory_share: float, workers: int, damage: Damage
+    shards: ShardSet,
+    device: torch.device,
+    device_share: float,
+    memory_share: float,
+    workers: int,
+    damage: Damage,
+    processes: int = 1,
 ) -> ResidentSet | None:
     """The set, decoded on the device if it fits into a share of its free memory, or in free RAM if there, or None.
 
     Args:
         shards: what to read.
         device: the training device.
-        device_share, memory_share: of the memory that is free now; RAM is shared by all processes of the machine.
+        device_share, memory_share: of the memory that is free now.
         workers: processes that decode.
         damage: counts what cannot be read.
+        processes: how many of this machine train, each with a set of its own; they share the RAM.
     """
     if shards.kind == CLIPS:
         return None  # decoded clips are many times larger than their files
@@ -143,7 +161,6 @@ def open_resident(
     needed = pixels * (7 if shards.depth else 3)
     if device.type == "cuda" and needed <= device_share * torch.cuda.mem_get_info(device)[0]:
         return read_all(shards, pixels, device, workers, damage)
-    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if needed <= memory_share * free_memory_bytes() / processes:
         return read_all(shards, pixels, torch.device("cpu"), workers, damage, pin=device.type == "cuda")
     return None
@@ -171,6 +188,7 @@ def read_all(
     images = Pixels(3, torch.uint8, room * 3, device, pin)
     depth = Pixels(1, torch.int32, room, device, pin) if shards.depth else None
     sizes, labels = torch.zeros(shards.samples, 2, dtype=torch.long), torch.full((shards.samples,), -1)
+    deep, signals = torch.zeros(shards.samples, dtype=torch.bool), {}
     where = "the device" if device.type != "cpu" else "memory"
     wanted = EpochBatches(shards, READ_AT_ONCE, epoch=None, drop_last=False, collate=end_to_end)
     with progress(f"decoding into {where}", shards.samples) as meter:
@@ -178,6 +196,8 @@ def read_all(
             images.add(batch["pixels"])
             if depth is not None:
                 depth.add(batch["depth"].int())
+                deep[batch["index"]] = batch["deep"]
+            signals |= batch["signals"]
             sizes[batch["index"]] = batch["sizes"]
             if "label" in batch:
                 labels[batch["index"]] = batch["label"]
@@ -185,20 +205,22 @@ def read_all(
     areas = sizes.prod(1)
     starts = areas.cumsum(0) - areas
     known = labels if bool((labels[areas > 0] >= 0).all()) else None
-    return ResidentSet(shards, images, depth, starts, sizes, known)
+    return ResidentSet(shards, images, depth, starts, sizes, known, deep, signals)
 
 
 def end_to_end(samples: list[Sample]) -> dict[str, Tensor]:
-    """Samples of a batch with all their pixels in one row, `pixels` and `depth` (values,)."""
+    """Samples of a batch with all their pixels in one row, `pixels` and `depth` (values,); signals by global index."""
     batch = {
         "pixels": torch.cat([sample.pixels.reshape(-1) for sample in samples]),
         "sizes": torch.tensor([sample.pixels.shape[:2] for sample in samples]),
         "index": torch.tensor([sample.index for sample in samples]),
+        "signals": {sample.index: sample.signals for sample in samples if sample.signals},
     }
     if all(sample.label is not None for sample in samples):
         batch["label"] = torch.tensor([sample.label for sample in samples])
     if all(sample.depth is not None for sample in samples):
         batch["depth"] = torch.cat([sample.depth.reshape(-1) for sample in samples])
+        batch["deep"] = torch.tensor([sample.depth.dtype == torch.int32 for sample in samples])
     return batch
 
 

@@ -36,9 +36,9 @@ from pretrain.randomness import derived_seed
 from pretrain.resident import open_resident
 from pretrain.run_folder import RunFolder, open_run
 from pretrain.schedule import require_possible_schedule, set_learning_rate
+from pretrain.shard_cache import ShardCache, cache_folder
 from pretrain.shard_set import CLIPS, IMAGES, Damage, ShardSet, open_shards
 from pretrain.step_timer import StepTimer
-from pretrain.storage import ShardCache, cache_folder
 from pretrain.stream import EpochBatches, load_batches
 from pretrain.trackers import open_trackers, require_installed
 from pretrain.views import ViewMaker, require_possible
@@ -63,6 +63,8 @@ def pretrain(config: PretrainConfig, report: Callable[[dict[str, float]], None] 
     train = opened_set(config, "data.shards")
     held_out = opened_set(config, "data.labelled") if config.data.labelled else None
     require_one_batch(config, train)
+    if held_out:
+        require_same_classes(train, held_out)
     spec = backbone_spec(config)
     # Made before the folder is, so that a wrong argument leaves no folder behind.
     objective = build_objective(config, spec, train)
@@ -134,6 +136,18 @@ def require_one_batch(config: PretrainConfig, train: ShardSet) -> None:
             f"batch_size={config.batch_size} cannot be cut into equal parts for devices={config.devices} and "
             f"accumulate={config.accumulate}"
         )
+
+
+def require_same_classes(train: ShardSet, held_out: ShardSet) -> None:
+    """Fail where a class has one number in the training shards and another in the held-out ones."""
+    numbers = {name: number for number, name in enumerate(train.class_names)}
+    for number, name in enumerate(held_out.class_names):
+        if numbers.get(name, number) != number:
+            raise ValueError(
+                f"class {name!r} has number {numbers[name]} in data.shards={train.folder} and {number} in "
+                f"data.labelled={held_out.folder}; write one of them again with the other's numbers, by "
+                "`murine shards labels=<list of names and numbers>`"
+            )
 
 
 def wanted(config: PretrainConfig) -> Wants:
@@ -234,6 +248,7 @@ def make_task(
     views = ViewMaker(
         config.views, spec, objective.wants, config.seed, fabric.device, fabric.global_rank, fabric.world_size
     )
+    damage = Damage(train)
     probe = Probe(train, held_out, config.probe, views.evaluation, views.pair)
     if probe.has_labels and fabric.is_global_zero:
         run.status(knn_chance=1 / len(held_out.labels))
@@ -241,7 +256,9 @@ def make_task(
         say(warning)
 
     def prepared(step: int, timer: StepTimer) -> Iterator[dict[str, Tensor]]:
-        batches = training_batches(config, fabric, train, *divmod(step, steps_per_epoch))
+        batches = training_batches(config, fabric, train, damage, *divmod(step, steps_per_epoch))
+        if fabric.world_size > 1:
+            batches = told_of_damage(batches, damage, step, steps_per_epoch)
         for number, made in enumerate(views.stream(batches, step, timer), step):
             epoch = torch.tensor(number / steps_per_epoch)
             yield {**made, "epoch": epoch, "progress": epoch / config.epochs}
@@ -276,13 +293,13 @@ def make_task(
         open_trackers=partial(open_trackers, config.logging.trackers, run.path, config),
         accumulate=config.accumulate,
         average=make_average(objective.backbone, config.average, optimizer),
-        remember={"probe": probe},
+        remember={"probe": probe, "damage": damage},
         profile=config.profile,
     )
 
 
 def training_batches(
-    config: PretrainConfig, fabric: Fabric, train: ShardSet, epoch: int, start: int
+    config: PretrainConfig, fabric: Fabric, train: ShardSet, damage: Damage, epoch: int, start: int
 ) -> Iterator[dict[str, Tensor]]:
     """This device's part of all batches from number `start` of an epoch on, from memory where the set fits in it."""
     epochs = config.epochs - epoch
@@ -290,13 +307,26 @@ def training_batches(
         train, config.batch_size, config.seed, epoch, config.data.shuffle_buffer, start,
         fabric.global_rank, fabric.world_size, epochs=epochs,
     )  # fmt: skip
-    damage, readers = Damage(train), reader_processes(config, fabric)
+    readers = reader_processes(config, fabric)
     # Decoding everything first pays where images are seen again.
     if epochs > 1:
         shares = config.data.device_share, config.data.memory_share
-        if held := open_resident(train, fabric.device, *shares, readers, damage):
+        if held := open_resident(train, fabric.device, *shares, readers, damage, config.devices):
             return held.batches(wanted)
     return load_batches(wanted, readers, fabric.device.type == "cuda", damage)
+
+
+def told_of_damage(
+    batches: Iterator[dict[str, Tensor]], damage: Damage, step: int, steps_per_epoch: int
+) -> Iterator[dict[str, Tensor]]:
+    """The same batches, from that of `step` on; at the end of each epoch each process hears what the others could not
+    read, so that the allowed share is that of all together."""
+    for number, batch in enumerate(batches, step + 1):
+        if number % steps_per_epoch == 0:
+            named: list[list[str]] = [[] for _ in range(torch.distributed.get_world_size())]
+            torch.distributed.all_gather_object(named, list(damage.named))
+            damage.note([problem for each in named for problem in each])
+        yield batch
 
 
 def reader_processes(config: PretrainConfig, fabric: Fabric) -> int:

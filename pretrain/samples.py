@@ -99,9 +99,14 @@ def collate(samples: list[Sample]) -> dict[str, Tensor]:
         batch["label"] = torch.tensor([sample.label for sample in samples])
     if all(sample.depth is not None for sample in samples):
         batch["depth"] = padded([sample.depth for sample in samples])[:, None]
-    for name in set.intersection(*(set(sample.signals) for sample in samples)):
-        batch[name] = stacked_signals([sample.signals[name] for sample in samples])
-    return batch
+    # A signal of older shards may have the name of an entry, which it must not replace.
+    return shared_signals([sample.signals for sample in samples]) | batch
+
+
+def shared_signals(each: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The signals that all samples of a batch have, by name, as one tensor each."""
+    names = set.intersection(*map(set, each))
+    return {name: stacked_signals([signals[name] for signals in each]) for name in names}
 
 
 def padded(arrays: list[Tensor]) -> Tensor:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pretrain.durable import remove_leftovers, write_atomically
-from pretrain.storage import file_system, is_url, locate, one_line_errors
+from pretrain.storage import PatientFile, asked, file_system, is_url, is_web, locate, one_line_errors
 
 
 class LocalFolder:
@@ -82,31 +82,24 @@ class RemoteFolder:
         return bool(self.names())
 
     def names(self) -> list[str]:
-        system, path = self.place("")
-        with one_line_errors(self.url):
-            found = system.ls(path, detail=False) if system.isdir(path) else []
-        return sorted(name.rstrip("/").rsplit("/", 1)[-1] for name in found if name.rstrip("/") != path.rstrip("/"))
+        root = self.place("")[1].rstrip("/")
+        found = asked(self.url, lambda system, path: system.ls(path, detail=False) if system.isdir(path) else [])
+        return sorted(name.rstrip("/").rsplit("/", 1)[-1] for name in found if name.rstrip("/") != root)
 
     def size(self, name: str) -> int | None:
-        system, path = self.place(name)
         try:
-            with one_line_errors(f"{self.url}/{name}"):
-                return system.info(path)["size"]
+            return asked(f"{self.url}/{name}", lambda system, path: system.info(path)["size"])
         except FileNotFoundError:
             return None
 
     def read(self, name: str) -> bytes:
-        system, path = self.place(name)
-        with one_line_errors(f"{self.url}/{name}"):
-            return system.cat_file(path)
+        return asked(f"{self.url}/{name}", lambda system, path: system.cat_file(path))
 
     def open(self, name: str) -> Any:
-        system, path = self.place(name)
-        with one_line_errors(f"{self.url}/{name}"):
-            return system.open(path, "rb")
+        return PatientFile(f"{self.url}/{name}")
 
     def write(self, name: str, write: Callable[[Any], Any]) -> str:
-        if self.url.startswith(("http://", "https://")):
+        if is_web(self.url):
             raise ValueError(f"out={self.url}: http only reads; write to a folder or to s3:// and the like")
         system, path = self.place(name)
         with tempfile.TemporaryDirectory(prefix="murine-") as folder:

@@ -4,6 +4,7 @@ What comes in: the folder or URL that `pretrain/shards.py` has written. What goe
 samples, and the count of what is missing or damaged, which stops a run above a share of the data.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -13,9 +14,10 @@ import numpy as np
 
 from pretrain.order import Order
 from pretrain.progress import say
+from pretrain.shard_cache import ShardCache
 from pretrain.shard_index import read_index
 from pretrain.shard_reader import OpenShard, ShardReader
-from pretrain.storage import ShardCache, is_url
+from pretrain.storage import is_url
 
 DAMAGED_SHARE = 0.001
 NAMED_AT_ONCE = 5
@@ -26,16 +28,19 @@ IMAGES, CLIPS = "images", "clips"
 class ShardSet:
     """Where the shards are, how many samples they should hold, and what each sample has.
 
-    `counts` and `sizes` are the samples and bytes of each shard; `readable` those of its first samples that lie there,
-    fewer where a shard is missing or cut short, as `problems` says. At most `damaged_share` of all may be missing or
-    damaged. Shards behind URLs are read through the `cache`.
+    `labels` are those that occur, `class_names` the names of labels 0, 1, ..., or none.
+    `counts`, `sizes` and `digests` are the samples, bytes and SHA-256 of each shard; `readable` those of its first
+    samples that lie there, fewer where a shard is missing or cut short, as `problems` says. At most `damaged_share` of
+    all may be missing or damaged. Shards behind URLs are read through the `cache`.
     """
 
     folder: Path | str
     urls: tuple[str, ...]
     counts: tuple[int, ...]
     sizes: tuple[int, ...]
+    digests: tuple[str, ...]
     labels: tuple[int, ...]
+    class_names: tuple[str, ...] = ()
     kind: str = IMAGES
     depth: bool = False
     readable: tuple[int, ...] = ()
@@ -68,19 +73,26 @@ class ShardSet:
 
     def reader(self) -> ShardReader:
         """Opens the shards one by one, fetching those that are not here."""
-        return ShardReader(partial(open_file, dict(zip(self.urls, self.sizes, strict=True)), self.cache))
+        facts = zip(self.sizes, self.digests, strict=True)
+        return ShardReader(partial(open_file, dict(zip(self.urls, facts, strict=True)), self.cache))
 
     def read(self, reader: ShardReader, index: int) -> dict[str, Any]:
         """The encoded sample with a global index, as webdataset gives it."""
         return reader.read(self.url_of(index), f"{index:09d}")
+
+    def following(self, index: int) -> Iterator[int]:
+        """The global indices that are there after this one, round the end."""
+        there = np.concatenate([first + np.arange(n) for first, n in zip(self.first, self.readable, strict=True)])
+        yield from np.roll(there, -int(np.searchsorted(there, index, side="right"))).tolist()
 
     def url_of(self, index: int) -> str:
         """The shard that holds a sample."""
         return self.urls[int(np.searchsorted(self.first, index, side="right")) - 1]
 
 
-def open_file(sizes: dict[str, int], cache: ShardCache | None, url: str) -> BinaryIO:
-    return cache.open(url, sizes[url]) if cache else Path(url).open("rb")
+def open_file(facts: dict[str, tuple[int, str]], cache: ShardCache | None, url: str) -> BinaryIO:
+    """A shard, open for reading; `facts` are the bytes and SHA-256 of each."""
+    return cache.open(url, *facts[url]) if cache else Path(url).open("rb")
 
 
 def open_shards(
@@ -102,6 +114,8 @@ def open_shards(
         raise ValueError(f"{key}={folder} is a URL, which is read through a cache, and there is none")
     folder = str(folder).rstrip("/") if remote else Path(folder).expanduser().resolve()
     index = read_index(folder)
+    if remote:
+        cache.require_writable()
     readable, problems = [], []
     for entry in index["shards"]:
         if Path(entry["file"]).name != entry["file"] or not entry["file"].endswith(".tar"):
@@ -115,7 +129,9 @@ def open_shards(
         urls=tuple(f"{folder}/{entry['file']}" for entry in index["shards"]),
         counts=tuple(entry["samples"] for entry in index["shards"]),
         sizes=tuple(entry["bytes"] for entry in index["shards"]),
+        digests=tuple(entry["sha256"] for entry in index["shards"]),
         labels=tuple(index["labels"]),
+        class_names=tuple(index.get("classes") or ()),
         kind=index.get("kind", IMAGES),
         depth=index.get("depth", False),
         readable=tuple(readable),
@@ -150,8 +166,9 @@ def require_few(lost: int, shards: ShardSet, problems: list[str]) -> None:
     if lost > shards.damaged_share * shards.samples:
         raise ValueError(
             f"{lost:,} of {shards.samples:,} samples of {shards.folder} are missing or damaged, more than "
-            f"data.damaged_share={shards.damaged_share:g}: {listed(problems)}; write the shards again, or find "
-            f"all damage with `murine shards verify={shards.folder}`"
+            f"data.damaged_share={shards.damaged_share:g}: {listed(problems)}; find all damage with "
+            f"`murine shards verify={shards.folder}`, remove those shards, and let the same `murine shards` write them "
+            "again"
         )
 
 
@@ -163,7 +180,10 @@ def listed(problems: list[str]) -> str:
 
 @dataclass
 class Damage:
-    """Counts the samples of a set that could not be read, names each once, and stops above the allowed share."""
+    """Counts the samples of a set that could not be read, names each once, and stops above the allowed share.
+
+    Its state belongs into checkpoints, or a run would begin to count anew when it goes on.
+    """
 
     shards: ShardSet
     named: dict[str, None] = field(default_factory=dict)
@@ -176,3 +196,9 @@ class Damage:
         require_few(lost, self.shards, [*self.shards.problems, *self.named])
         for problem in new:
             say(f"WARNING: left out: {problem}")
+
+    def state(self) -> dict[str, Any]:
+        return {"named": list(self.named)}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.named |= dict.fromkeys(state["named"])

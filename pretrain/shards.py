@@ -36,28 +36,30 @@ from pretrain.progress import Meter, progress, say
 from pretrain.shard_folder import LocalFolder, RemoteFolder, open_folder
 from pretrain.shard_index import FORMAT, FORMAT_OF_CLIPS, INDEX, JOURNAL, read_index
 from pretrain.shard_index import verify_shards as verify_shards
+from pretrain.storage import failures_as_os_errors
 
 ShardFolder = LocalFolder | RemoteFolder
 IN_FLIGHT = 4  # items for each thread that are read and encoded ahead of the one that is written
 TRIED = {"images": 32, "clips": 2}  # items whose sizes tell how much room the shards will need
 
 
+@failures_as_os_errors()
 def write_shards(source: Source, config: ShardsConfig) -> dict:
     """Write the source's images or clips as shards and return the index.
 
-    Interrupted, it goes on with the first shard that is not complete. Unreadable images are left out, and listed in
-    the index.
+    Interrupted, it goes on with the first shard that is not complete; of complete ones, it writes again what has gone
+    missing since. Unreadable images are left out, and listed in the index.
 
     Raises:
         FileExistsError: the folder holds shards made from something else.
         ValueError: more unreadable images than `config.max_unreadable` allows.
-        OSError: there is no room for the shards.
+        OSError: there is no room for the shards, or a server goes on failing.
     """
     require_whole_videos(source, config)
     folder = open_folder(config.out)
     plan = shard_plan(source, config)
     if folder.size(INDEX) is not None:
-        return finished_index(folder, plan)
+        return finished_index(folder, plan, source, config)
     open_journal(folder, plan)
     folder.tidy()
     shards = range(0, source.count, config.shard_samples)
@@ -65,19 +67,17 @@ def write_shards(source: Source, config: ShardsConfig) -> dict:
     start = min(len(entries) * config.shard_samples, source.count)
     if entries:
         say(f"going on after {len(entries)} of {len(shards)} shards in {folder}")
-    workers = config.workers or os.cpu_count() or 1
     shown = progress("shards", source.count, start)
-    with ThreadPoolExecutor(workers) as pool, stopping(pool), shown as meter:
+    with ThreadPoolExecutor(threads(config)) as pool, stopping(pool), shown as meter:
         items = source.items(start)
         for number in range(len(shards)):
             if number >= len(entries):
-                block = islice(items, config.shard_samples)
-                samples = encoded_in_order(block, pool, IN_FLIGHT * workers, config)
+                samples = encoded_in_order(islice(items, config.shard_samples), pool, config)
                 if number == start // config.shard_samples:
                     samples = with_room(folder, samples, source, source.count - start, config)
                 with one_line_when_full(folder, number):
                     entries.append(write_shard(folder, number, samples_in(entries), samples, meter))
-            check_unreadable(entries[: number + 1], source.count, config.max_unreadable)
+            check_unreadable(entries[: number + 1], source, config.max_unreadable)
     return finish(folder, plan, entries, source)
 
 
@@ -103,11 +103,17 @@ def samples_in(entries: list[dict]) -> int:
     return sum(entry["samples"] for entry in entries)
 
 
+def threads(config: ShardsConfig) -> int:
+    """How many threads encode."""
+    return config.workers or os.cpu_count() or 1
+
+
 def encoded_in_order(
-    items: Iterator[Item], pool: ThreadPoolExecutor, ahead: int, config: ShardsConfig
+    items: Iterator[Item], pool: ThreadPoolExecutor, config: ShardsConfig
 ) -> Iterator[tuple[Item, Encoded]]:
-    """Items with what became of them, in their order; never more than `ahead` are held."""
+    """Items with what became of them, in their order; few are held at a time."""
     waiting: deque[tuple[Item, Future[Encoded]]] = deque()
+    ahead = IN_FLIGHT * threads(config)
     for item in items:
         waiting.append((item, pool.submit(encode, item, config)))
         if len(waiting) >= ahead:
@@ -127,7 +133,7 @@ def with_room(
     needed, free, where = folder.free_bytes(int(each * left), int(each * min(left, config.shard_samples)))
     if needed > free:
         raise OSError(
-            f"the shards need about {needed / 1e9:,.1f} GB in {str(where)!r}, {free / 1e9:,.1f} GB are free; free "
+            f"the shards need about {needed / 1e6:,.1f} MB in {str(where)!r}, {free / 1e6:,.1f} MB are free; free "
             "some, or choose another out= or a smaller size="
         )
     return chain(first, samples)
@@ -172,29 +178,64 @@ def shard_plan(source: Source, config: ShardsConfig) -> dict:
     return plan | ({"signals": list(source.signals)} if source.signals else {})
 
 
-def finished_index(folder: ShardFolder, plan: dict) -> dict:
+def finished_index(folder: ShardFolder, plan: dict, source: Source, config: ShardsConfig) -> dict:
+    """The index of shards that were complete before; those that are no longer there are written again."""
     index = read_index(str(folder))
     require_same_plan(folder, index["plan"], plan)
-    kind = index.get("kind", "images")
-    say(f"{folder} is complete already: {index['samples']:,} {kind} in {len(index['shards'])} shards")
+    # Asking a server for the size of every shard would take minutes.
+    local = isinstance(folder, LocalFolder)
+    missing = [n for n, entry in enumerate(index["shards"]) if local and folder.size(entry["file"]) != entry["bytes"]]
+    if missing:
+        write_again(folder, index["shards"], missing, source, config)
+    else:
+        kind = index.get("kind", "images")
+        say(f"{folder} is complete already: {index['samples']:,} {kind} in {len(index['shards'])} shards")
     return index
 
 
+def write_again(
+    folder: ShardFolder, entries: list[dict], missing: list[int], source: Source, config: ShardsConfig
+) -> None:
+    """Write shards of an index that are missing, or have not its size; they must become what they were.
+
+    Raises:
+        ValueError: one has other bytes than before.
+    """
+    say(f"writing {len(missing)} of {len(entries)} shards of {folder} again, which are missing or cut short")
+    shown = progress("shards", len(missing) * config.shard_samples)
+    with ThreadPoolExecutor(threads(config)) as pool, stopping(pool), shown as meter:
+        for number in missing:
+            block = islice(source.items(number * config.shard_samples), config.shard_samples)
+            samples = encoded_in_order(block, pool, config)
+            with one_line_when_full(folder, number):
+                entry = write_shard(folder, number, samples_in(entries[:number]), samples, meter)
+            folder.remove(JOURNAL)
+            if entry["sha256"] != entries[number]["sha256"]:
+                folder.remove(entry["file"])
+                raise ValueError(
+                    f"{entry['file']} of {folder} does not become what the index says it was; the source's files have "
+                    "changed, or this is another version of Pillow: write all shards, with another out="
+                )
+
+
 def require_same_plan(folder: ShardFolder, found: dict, wanted: dict) -> None:
+    """One line where shards are not those that are asked for."""
     for key in wanted:
         if found.get(key) != wanted[key]:
-            raise FileExistsError(
-                f"{folder} holds shards with {key}={found.get(key)!r}, not {wanted[key]!r}; choose another out="
-            )
+            what = f"{key}={found.get(key)!r}, not {wanted[key]!r}"
+            if key == "source":
+                what = "another source, or its files have changed since"
+            raise FileExistsError(f"{folder} holds shards with {what}; choose another out=")
 
 
 def open_journal(folder: ShardFolder, plan: dict) -> None:
-    """Make the folder, or check that what an interrupted run left in it has the same plan."""
+    """Make the folder, or check that the shards that an interrupted run left in it have the same plan."""
     plan_file = f"{JOURNAL}/plan.json"
-    if folder.size(plan_file) is not None:
+    begun = folder.size(plan_file) is not None
+    if begun and folder.size(f"{JOURNAL}/{shard_name(0)}.json") is not None:
         require_same_plan(folder, json.loads(folder.read(plan_file)), plan)
         return
-    if folder.names():
+    if folder.names() and not begun:
         raise FileExistsError(f"{folder} is not empty and holds no shards; choose another out=")
     folder.write(plan_file, lambda file: file.write(json.dumps(plan, indent=1).encode()))
 
@@ -271,12 +312,12 @@ class Contents:
             self.frame_rates_hz.add(encoded.frame_rate_hz)
 
 
-def check_unreadable(entries: list[dict], images: int, allowed: float) -> None:
+def check_unreadable(entries: list[dict], source: Source, allowed: float) -> None:
     unreadable = [line for entry in entries for line in entry["unreadable"]]
-    if len(unreadable) > allowed * images:
+    if len(unreadable) > allowed * source.count:
         raise ValueError(
-            f"{len(unreadable):,} of {images:,} images cannot be read, more than {allowed:.1%}; the first: "
-            f"{'; '.join(unreadable[:3])}; run again with max_unreadable=<share> to leave them out"
+            f"{len(unreadable):,} of {source.count:,} {source.kind} cannot be read, more than {allowed:.1%}; the "
+            f"first: {'; '.join(unreadable[:3])}; run again with max_unreadable=<share> to leave them out"
         )
 
 

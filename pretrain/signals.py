@@ -18,6 +18,11 @@ from pretrain.items import StoredFile, open_stored, suffix_of, without_suffix
 
 # WebDataset's readers make extensions small, and end the key of a sample at its first dot.
 NAME = re.compile(r"[a-z][a-z0-9_]*")
+# Batches hold these themselves, as they are read or as the view maker hands them on.
+RESERVED = frozenset((
+    "images", "video", "pixels", "sizes", "index", "label", "depth", "frames", "frame_rate_hz", "problems", "views",
+    "local_views", "patches", "epoch", "progress",
+))  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,14 @@ def image_signal(values: np.ndarray, name: str) -> np.ndarray:
     return np.atleast_1d(values)
 
 
+def require_signal_name(signal: str, file: str) -> None:
+    """Raises one line where `file` holds a signal of a name that a batch cannot have it by."""
+    if not NAME.fullmatch(signal):
+        raise ValueError(f"signal {signal!r} of {file}: a signal's name has small letters, digits and _ only")
+    if signal in RESERVED:
+        raise ValueError(f"signal {signal!r} of {file}: batches have an entry of that name already; rename the signal")
+
+
 def load_array(file: StoredFile, key: str | None) -> np.ndarray:
     """An array as it lies in a `.npy` file, not read yet where that lies on the disk, or in an `.npz` file."""
     if key is not None:
@@ -79,9 +92,9 @@ def paired_signals(listing: Mapping[str, StoredFile], names: Collection[str]) ->
             stem, _, signal = stem.rpartition(".")
             if stem in stems:
                 found[stem][signal] = SignalFile(file)
-    for signal in {signal for signals in found.values() for signal in signals}:
-        if not NAME.fullmatch(signal):
-            raise ValueError(f"signal {signal!r}: a signal's name has small letters, digits and _ only; rename it")
+    for signals in found.values():
+        for signal, array in signals.items():
+            require_signal_name(signal, array.file.name)
     return dict(found)
 
 

@@ -11,22 +11,26 @@ from pathlib import Path
 from pretrain.archive_listing import Listing, archive_listing
 from pretrain.config import ShardsConfig
 from pretrain.files_source import files_source, with_depth
-from pretrain.items import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Source, suffix_of
+from pretrain.items import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Source, is_hidden, suffix_of
 from pretrain.items import Item as Item
 from pretrain.parquet_source import parquet_source
 from pretrain.progress import say
 from pretrain.stack_source import stack_source
-from pretrain.storage import RemoteFile, is_url, list_files, locate, remote_file
+from pretrain.storage import RemoteFile, failures_as_os_errors, is_url, list_files, locate, remote_file
 
 PARQUET = (".parquet", ".pq")
 ARCHIVES = (".tar", ".zip")
 COMPRESSED_TAR = re.compile(r"\.(tgz|tbz2?|txz|tar\.(gz|bz2|xz|zst))$")
 SYNSET_TAR = re.compile(r"n\d{8}\.tar")
+OF_PARQUET = ("image_column", "label_column", "depth_column", "where")
 ALL_KINDS = "an image folder, video, .parquet, .tar, .zip or .npy file, or a folder of them"
 
 
+@failures_as_os_errors()
 def open_source(config: ShardsConfig) -> Source:
     """What `config.source` names, a path or a URL; raises with one line where it is nothing that can be read."""
+    if config.images != ShardsConfig.images:
+        raise ValueError(f"images={config.images} is for source=simulated; a source has as many as lie in it")
     place = locate(config.source)
     if not is_url(place):
         if place.is_dir():
@@ -69,7 +73,7 @@ def beside(file: Path | RemoteFile) -> dict[str, Path]:
 
 def folder_source(folder: Path | str, config: ShardsConfig) -> Source:
     """Images of a folder; without any, whatever else lies in it: videos, then Parquet parts, archives and stacks."""
-    listing, place = list_files(folder), str(folder)
+    listing, place = {name: file for name, file in list_files(folder).items() if not is_hidden(name)}, str(folder)
     counts = Counter(suffix_of(name) for name in listing)
     if any(counts[suffix] for suffix in IMAGE_SUFFIXES | VIDEO_SUFFIXES):
         tell_others(place, counts)
@@ -104,10 +108,9 @@ def tables_source(files: dict[str, Path | RemoteFile], config: ShardsConfig) -> 
 
 def paired_source(listing: Listing, config: ShardsConfig, place: str, skipped: int = 0) -> Source:
     """Files of a listing, with the depth images of another folder."""
-    if config.depth_column is not None:
-        raise ValueError("depth_column is for Parquet files; with a folder of images say depth=<folder>")
+    require_no_parquet_keys(config, place)
     source = files_source(listing, config, place, skipped)
-    return source if config.depth is None else with_depth(source, place, Path(config.depth).expanduser())
+    return source if config.depth is None else with_depth(source, place, locate(config.depth))
 
 
 def archives_source(files: dict[str, Path | RemoteFile], config: ShardsConfig, place: str) -> Source:
@@ -123,12 +126,22 @@ def archives_source(files: dict[str, Path | RemoteFile], config: ShardsConfig, p
 def arrays_source(files: dict[str, Path | RemoteFile], config: ShardsConfig, place: str) -> Source:
     if any(not isinstance(file, Path) for file in files.values()):
         raise ValueError(f"{place}: .npy stacks are mapped from the disk; download them first")
-    for key in ("depth", "depth_column", "labels"):
+    for key in ("depth", "labels"):
         if getattr(config, key) is not None:
             raise ValueError(f"{key} is not for .npy stacks; their labels lie beside them, in labels.npy")
+    require_no_parquet_keys(config, place)
     if config.format == "encoded":
         raise ValueError("format=encoded keeps videos as they were; stacks have none, choose format=raw")
     return stack_source([file for file in files.values() if suffix_of(file.name) == ".npy"], config)
+
+
+def require_no_parquet_keys(config: ShardsConfig, place: str) -> None:
+    """Raises one line rather than pass over what somebody asked for."""
+    for key in OF_PARQUET:
+        if getattr(config, key) is not None:
+            instead = {"label_column": "labels=<file>", "depth_column": "depth=<folder>"}.get(key)
+            said = f"; with images in files say {instead}" if instead else ""
+            raise ValueError(f"{key} is for Parquet files, and {place!r} is none{said}")
 
 
 def require_images(config: ShardsConfig) -> None:

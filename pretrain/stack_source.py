@@ -21,7 +21,7 @@ import numpy as np
 from pretrain.config import ShardsConfig
 from pretrain.items import Item, Source, cuts
 from pretrain.progress import say
-from pretrain.signals import NAME, SignalFile
+from pretrain.signals import SignalFile, require_signal_name
 
 LABELS = "labels.npy"
 SHAPES = (
@@ -64,6 +64,8 @@ class Stack:
 def stack_source(paths: list[Path], config: ShardsConfig) -> Source:
     """Images or clips of stacks, shuffled once over all of them."""
     found = stacks(paths, config)
+    if not found:
+        raise ValueError(f"no stack in {str(paths[0].parent)!r}, only {LABELS}; put the .npy stacks beside it")
     clips = config.frame_rate_hz is not None
     if config.clip_frames and not clips:
         raise ValueError("clip_frames is for clips; say frame_rate_hz=<rate> if these stacks are clips")
@@ -123,8 +125,7 @@ def stacks(paths: list[Path], config: ShardsConfig) -> list[Stack]:
     for path in paths:
         stem, _, name = path.stem.rpartition(".")
         if stem in stems:
-            if not NAME.fullmatch(name):
-                raise ValueError(f"signal {path.name!r}: a signal's name has small letters, digits and _ only")
+            require_signal_name(name, path.name)
             signals.setdefault(stem, {})[name] = path
     of_stacks = [p for p in sorted(paths) if p.name != LABELS and p.stem.rpartition(".")[0] not in stems]
     return [read_stack(path, config.frame_rate_hz is not None, signals.get(path.stem, {})) for path in of_stacks]
@@ -138,9 +139,18 @@ def read_stack(path: Path, clips: bool, signals: dict[str, Path]) -> Stack:
     sides = stack.ndim - (stack.ndim > 3 and stack.shape[-1] == 3)
     if 0 in stack.shape or sides not in ((3, 4) if clips else (3,)):
         raise ValueError(f"{path.name} has shape {stack.shape}; {SHAPES}")
-    if not clips:
-        return Stack(path, len(stack), 0, False, signals)
-    return Stack(path, 1 if sides == 3 else len(stack), stack.shape[sides - 3], sides == 3, signals)
+    single = clips and sides == 3
+    if not single:
+        require_rows(path, len(stack), signals)
+    return Stack(path, 1 if single else len(stack), stack.shape[sides - 3] if clips else 0, single, signals)
+
+
+def require_rows(path: Path, items: int, signals: dict[str, Path]) -> None:
+    """Raises one line where a signal has not a row for each of the images or clips of its stack."""
+    for file in signals.values():
+        shape = opened_stack(file).shape
+        if shape[:1] != (items,):
+            raise ValueError(f"{file.name} has shape {shape}, should have {items:,} rows, one for each of {path.name}")
 
 
 def opened_stack(path: Path) -> np.ndarray:

@@ -1,30 +1,60 @@
-"""Files that lie here or behind a URL of any kind that fsspec knows (`s3://`, `http://`, ...), and a cache of shards.
+"""Files that lie here or behind a URL of any kind that fsspec knows (`s3://`, `http://`, ...).
 
-What comes in: a local path or a URL. What goes out: files that are read when they are wanted, listings of folders, and
-whole shards on the local disk. fsspec (https://filesystem-spec.readthedocs.io) does the talking.
+What comes in: a local path or a URL. What goes out: files that are read when they are wanted, and listings of folders.
+fsspec (https://filesystem-spec.readthedocs.io) does the talking.
+
+What fails on the way is asked for again, with growing pauses. When it goes on failing, a file that is read for shards
+raises `StorageFailed`, which stops the run; everything else raises OSError.
 """
 
 import errno
-import hashlib
+import io
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, TypeVar
+from urllib.parse import urlsplit
 
-from filelock import FileLock
 from fsspec import AbstractFileSystem
 from fsspec.core import url_to_fs
 
-ATTEMPTS = 4
-WAIT_S = 1.0  # before the second attempt; twice as long before each further one
+ATTEMPTS = 6
+WAIT_S = 0.5  # before the second attempt; twice as long before each further one
+CONNECT_S, SILENCE_S = 30, 60  # after which a web server that does not answer, or goes silent, counts as failed
 EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs", "http": "http", "https": "http"}
+ABSENT = (404, 410)  # a web server's codes for what does not exist
+BUSY = (408, 429)  # and, beside 500 and above, for what may work later
+FULL = (errno.ENOSPC, errno.EDQUOT)
+Answer = TypeVar("Answer")
+
+
+class StorageFailed(BaseException):
+    """Storage that goes on failing, so that nothing is known about the file that was wanted of it.
+
+    No `Exception`, because decoders and archives make a damaged file of whatever they meet, and a run that leaves
+    damaged files out must not leave this one out. `failures_as_os_errors` ends its way.
+    """
+
+
+@contextmanager
+def failures_as_os_errors() -> Iterator[None]:
+    """Outside of all that reads a source, `StorageFailed` is an OSError like others."""
+    try:
+        yield
+    except StorageFailed as error:
+        raise OSError(str(error)) from error
 
 
 def is_url(location: Path | str) -> bool:
     return "://" in str(location)
+
+
+def is_web(url: str) -> bool:
+    return url.startswith(("http://", "https://"))
 
 
 def locate(location: Path | str) -> Path | str:
@@ -32,19 +62,95 @@ def locate(location: Path | str) -> Path | str:
     text = str(location)
     if text.startswith("file://"):
         return Path(text.removeprefix("file://"))
-    return text.rstrip("/") if is_url(text) else Path(text).expanduser()
+    if is_url(text):
+        return text if is_web(text) and "?" in text else text.rstrip("/")
+    return Path(text).expanduser()
+
+
+def url_name(url: str) -> str:
+    """The last part of a URL, without the query that a web address may have."""
+    return (urlsplit(url).path if is_web(url) else url).rsplit("/", 1)[-1]
 
 
 def file_system(url: str) -> tuple[AbstractFileSystem, str]:
     """The file system of a URL, and the path in it; made anew in each process, as its connections survive no fork."""
     try:
-        return url_to_fs(url, use_listings_cache=False)
+        return url_to_fs(url, use_listings_cache=False, **(web_options() if is_web(url) else {}))
     except ImportError as error:
         extra = EXTRAS.get(url.partition("://")[0])
         how = f"pip install 'murine[{extra}]'" if extra else str(error)
         raise ValueError(f"{url} needs a package that is not installed: {how}") from error
     except ValueError as error:
         raise ValueError(f"{url} is of no kind that can be read or written: {error}") from error
+
+
+def web_options() -> dict[str, Any]:
+    """No limit on how long a whole file takes, which is five minutes otherwise, but one on silence."""
+    from aiohttp import ClientTimeout
+
+    return {"client_kwargs": {"timeout": ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=SILENCE_S)}}
+
+
+def asked(
+    url: str, call: Callable[[AbstractFileSystem, str], Answer], failure: type[BaseException] = OSError
+) -> Answer:
+    """What `call` gives of the file system of a URL and the path in it, asked again while that may help.
+
+    Raises FileNotFoundError, or `failure`, with one line that names the URL.
+    """
+    system, path = file_system(url)
+    try:
+        return patiently(url, lambda: call(system, path), failure)
+    except ValueError as error:
+        raise failure(f"{url} cannot be read: {reason(error)}") from error
+
+
+def patiently(url: str, call: Callable[[], Answer], failure: type[BaseException]) -> Answer:
+    """What `call` gives, called again while that may help; a ValueError, which is of no network, passes."""
+    problem: Exception | None = None
+    for attempt in range(ATTEMPTS):
+        if attempt:
+            time.sleep(WAIT_S * 2 ** (attempt - 1))
+        try:
+            return call()
+        except ValueError:
+            raise
+        except Exception as error:  # each kind of storage has its own errors for a connection that breaks off
+            problem = behind(url, error)
+        if isinstance(problem, FileNotFoundError):
+            raise FileNotFoundError(f"{url} does not exist") from problem
+        if not may_pass(problem):
+            raise failure(f"{url} cannot be read: {reason(problem)}") from problem
+    what = "reached" if isinstance(problem, OSError) else "read"
+    raise failure(f"{url} cannot be {what}, tried {ATTEMPTS} times: {reason(problem)}") from problem
+
+
+def behind(url: str, error: Exception) -> Exception:
+    """The reason of an error; fsspec says of a web server that fails, or cannot be reached, that the file is absent."""
+    if getattr(error, "status", None) in ABSENT:
+        return FileNotFoundError(url)
+    if is_web(url) and isinstance(error, FileNotFoundError) and isinstance(error.__cause__, Exception):
+        return behind(url, error.__cause__)
+    return error
+
+
+def may_pass(error: Exception) -> bool:
+    """Whether asking again may help: not where access is denied, or the disk here is full."""
+    if isinstance(error, PermissionError | ValueError | NotImplementedError) or getattr(error, "errno", None) in FULL:
+        return False
+    status = getattr(error, "status", None)
+    return not isinstance(status, int) or status in BUSY or status >= 500
+
+
+def reason(error: Exception) -> str:
+    """An error in one line."""
+    if isinstance(getattr(error, "status", None), int):
+        return f"the server answers {error.status} {getattr(error, 'message', '')}".rstrip()
+    return f"{type(error).__name__}: {error}".replace("\n", " ").removesuffix(": ")
+
+
+def without_parts(url: str) -> str:
+    return f"the server of {url} does not serve parts of files, which reading it there needs; download the file first"
 
 
 @contextmanager
@@ -60,33 +166,87 @@ def one_line_errors(url: str) -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class RemoteFile:
-    """A file behind a URL, of `size` bytes, read when it is wanted."""
+    """A file of a source behind a URL, of `size` bytes, read when it is wanted.
+
+    Raises FileNotFoundError where it is gone, and StorageFailed where that cannot be told.
+    """
 
     url: str
     size: int
 
     @property
     def name(self) -> str:
-        return self.url.rsplit("/", 1)[-1]
+        return url_name(self.url)
 
     def read_bytes(self) -> bytes:
-        system, path = file_system(self.url)
-        with one_line_errors(self.url):
-            return system.cat_file(path)
+        return asked(self.url, lambda system, path: system.cat_file(path), StorageFailed)
+
+    def read_part(self, offset: int, size: int) -> bytes:
+        """`size` bytes from `offset` on, fewer where the file ends."""
+        if not size:
+            return b""
+        data = asked(self.url, partial(cat_part, offset=offset, end=offset + size), StorageFailed)
+        if len(data) > size:
+            raise StorageFailed(without_parts(self.url))
+        return data
 
     def open(self) -> BinaryIO:
         """The file, open for reading anywhere in it."""
-        system, path = file_system(self.url)
-        with one_line_errors(self.url):
-            return system.open(path, "rb")
+        return PatientFile(self.url, StorageFailed)
+
+
+def cat_part(system: AbstractFileSystem, path: str, offset: int, end: int) -> bytes:
+    return system.cat_file(path, start=offset, end=end)
+
+
+class PatientFile(io.RawIOBase):
+    """A file behind a URL, open for reading anywhere in it; raises `failure` where its storage goes on failing."""
+
+    def __init__(self, url: str, failure: type[BaseException] = OSError) -> None:
+        self.url, self.failure = url, failure
+        self.file = asked(url, lambda system, path: system.open(path, "rb"), failure)
+        try:
+            self.file.seek(1)
+            self.file.seek(0)
+        except ValueError as error:  # of fsspec, where a web server says beforehand that it only sends whole files
+            raise failure(without_parts(url)) from error
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        try:
+            return patiently(self.url, lambda: self.file.read(size), self.failure)
+        except ValueError as error:  # of fsspec, where a web server sends the whole file instead
+            raise self.failure(without_parts(self.url)) from error
+
+    def readinto(self, buffer: Any) -> int:
+        data = self.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        try:
+            return self.file.seek(offset, whence)
+        except ValueError as error:  # which other files raise as an OSError, that readers of archives expect
+            raise OSError(errno.EINVAL, f"{self.url}: {error}") from error
+
+    def tell(self) -> int:
+        return self.file.tell()
+
+    def close(self) -> None:
+        if not self.closed and "file" in self.__dict__:
+            self.file.close()
+        super().close()
 
 
 def remote_file(url: str) -> RemoteFile | None:
     """The file behind a URL; None where there is none, or a folder."""
-    system, path = file_system(url)
     try:
-        with one_line_errors(url):
-            found = system.info(path)
+        found = asked(url, lambda system, path: system.info(path))
     except FileNotFoundError:
         return None
     # A web server answers for a folder with a page.
@@ -116,116 +276,32 @@ def local_files(folder: Path) -> dict[str, Path]:
 
 
 def remote_files(url: str) -> dict[str, RemoteFile]:
-    system, path = file_system(url)
-    with one_line_errors(url):
-        found = system.find(path, detail=True)
-    root = path.rstrip("/") + "/"
-    names = {place.removeprefix(root): info["size"] or 0 for place, info in found.items() if place.startswith(root)}
+    if is_web(url):
+        sizes = dict.fromkeys(linked_files(url), 0)
+        root = f"{url}/"
+    else:
+        found = asked(url, lambda system, path: system.find(path, detail=True))
+        sizes = {place: info["size"] or 0 for place, info in found.items()}
+        root = file_system(url)[1].rstrip("/") + "/"
+    names = {place.removeprefix(root): size for place, size in sizes.items() if place.startswith(root)}
     return {name: RemoteFile(f"{url}/{name}", size) for name, size in names.items()}
 
 
-def cache_folder() -> Path:
-    """Where shards of URLs are kept unless the config says otherwise."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "murine" / "shards"
+def linked_files(url: str) -> list[str]:
+    """Addresses of the files below a web page, by the links of the pages that a server shows for folders.
 
-
-class ShardCache:
-    """Whole shards of URLs, kept in a local folder that grows no larger than `limit_bytes`.
-
-    Several processes may ask at once: each shard is downloaded once, and what was longest unused makes room. While
-    processes download at the same time, their newest shards may exceed the limit for a moment; so does a single shard
-    larger than it. Holds no connection, so that it may be passed to other processes.
+    fsspec's own walk leaves out the folders whose pages fail to come.
     """
-
-    def __init__(self, folder: Path, limit_bytes: int) -> None:
-        self.folder, self.limit_bytes = folder, limit_bytes
-
-    def local_path(self, url: str, bytes: int) -> Path:
-        """The shard of this many bytes on the local disk; a local path is returned as it is.
-
-        Open it at once (or use `open`): when others need the room it may go, which does not touch files that are open.
-        """
-        if not is_url(url):
-            return Path(url)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-{url.rsplit('/', 1)[-1]}"
-        while not is_whole(path, bytes) or not touch(path):
-            with FileLock(self.folder / f".{path.name}.lock"):
-                if not is_whole(path, bytes):
-                    self.make_room(bytes, path)
-                    download(url, path, bytes)
-                    self.make_room(bytes, path)
-        return path
-
-    def open(self, url: str, bytes: int) -> BinaryIO:
-        """The shard, open for reading, whatever makes room meanwhile."""
-        for _ in range(100):
-            path = self.local_path(url, bytes)
-            try:
-                return path.open("rb")
-            except FileNotFoundError:
-                if not is_url(url):
-                    raise
-        raise OSError(f"{self.folder} loses shards before they are opened; allow more than {self.limit_bytes:,} bytes")
-
-    def make_room(self, bytes: int, kept: Path) -> None:
-        """Remove what was longest unused until there is room for `bytes` beside the rest; `kept` is not counted."""
-        with FileLock(self.folder / ".room.lock"):
-            shards = [(path.stat(), path) for path in self.folder.iterdir() if is_shard(path) and path != kept]
-            total = bytes + sum(stat.st_size for stat, _ in shards)
-            for stat, path in sorted(shards, key=lambda shard: shard[0].st_mtime_ns):
-                if total <= self.limit_bytes:
-                    break
-                path.unlink()
-                total -= stat.st_size
-
-
-def is_shard(path: Path) -> bool:
-    return not path.name.startswith(".")
-
-
-def is_whole(path: Path, size: int) -> bool:
-    try:
-        return path.stat().st_size == size
-    except FileNotFoundError:
-        return False
-
-
-def touch(path: Path) -> bool:
-    """Note that a shard was used now; False where it has just made room for another."""
-    now = time.time_ns()  # finer than the clock that the file system would take
-    try:
-        os.utime(path, ns=(now, now))
-    except FileNotFoundError:
-        return False
-    return True
-
-
-def download(url: str, path: Path, size: int) -> None:
-    """Bring a file of `size` bytes to `path`, trying again when the connection breaks off.
-
-    The caller holds the lock of `path`, so that the temporary file is nobody else's.
-    """
-    system, remote = file_system(url)
-    temporary = path.with_name(f".{path.name}.tmp")
-    problem = ""
-    for attempt in range(ATTEMPTS):
-        if attempt:
-            time.sleep(WAIT_S * 2 ** (attempt - 1))
+    pages, files = [url], []
+    for page in pages:
         try:
-            system.get_file(remote, str(temporary))
-        except FileNotFoundError as error:
-            raise FileNotFoundError(f"{url} does not exist") from error
-        except Exception as error:  # each kind of storage has its own errors for a connection that breaks off
-            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-                temporary.unlink(missing_ok=True)
-                raise OSError(f"no space left in {path.parent} for {url} ({size:,} bytes); free some") from error
-            problem = f"{type(error).__name__}: {error}"
+            links = asked(page, lambda system, path: system.ls(path, detail=True))
+        except FileNotFoundError:
             continue
-        found = temporary.stat().st_size
-        if found == size:
-            os.replace(temporary, path)
-            return
-        problem = f"it gave {found:,} bytes of {size:,}"
-    temporary.unlink(missing_ok=True)
-    raise OSError(f"{url} cannot be downloaded, tried {ATTEMPTS} times: {problem}")
+        for link in links:
+            place = link["name"]
+            if link["type"] != "directory":
+                files.append(place)
+            elif place.startswith(f"{url}/") and place.rstrip("/") not in pages:
+                pages.append(place.rstrip("/"))
+    return files

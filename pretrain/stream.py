@@ -6,8 +6,8 @@ The whole order is known beforehand (`pretrain/order.py`), so each process reads
 batches. The order does not depend on the number of workers or devices, no sample is lost or repeated within an epoch,
 every device gets the same number of batches, and a run goes on at any batch without reading what came before.
 
-A sample that is missing or cannot be decoded is named, and the next good one of its batch takes its place, so that
-batches keep their size; above a share of the data the run stops.
+A sample that is missing or cannot be decoded is named, and the next good one of its batch takes its place, or where
+there is none the next good one of the set, so that batches keep their size; above a share of the data the run stops.
 """
 
 from collections.abc import Callable, Iterator
@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from pretrain.samples import Sample, collate, decode
 from pretrain.shard_reader import ShardReader
-from pretrain.shard_set import Damage, ShardSet, listed
+from pretrain.shard_set import Damage, ShardSet
 
 PROBLEMS = "problems"
 # Batches that each worker reads ahead.
@@ -81,22 +81,38 @@ class EpochBatches(IterableDataset):
                 yield batch[self.rank :: self.world]
 
     def read(self, reader: ShardReader, numbers: np.ndarray) -> dict[str, Any]:
-        """One batch; `problems` lists the samples that others had to stand in for."""
-        samples, problems = [], []
-        for index in numbers.tolist():
-            try:
-                samples.append(decode(self.shards.read(reader, index)))
-            except UNREADABLE as error:
-                samples.append(None)
-                problems.append(f"sample {index:09d} of {self.shards.url_of(index)} {what_failed(error)}")
+        """One batch; `problems` lists the samples that others had to stand in for.
+
+        There is nothing but `problems` where these are more than may be, and where a collate of its own has no sample.
+        """
+        problems: list[str] = []
+        samples = [self.sample(reader, index, problems) for index in numbers.tolist()]
         good = substitutes([sample is not None for sample in samples])
-        if good is None:
-            raise ValueError(f"no sample of a whole batch of {self.shards.folder} can be read: {listed(problems)}")
-        if self.collate is None:
+        batch: dict[str, Any] = {}
+        if self.collate is not None:
+            batch = self.collate([sample for sample in samples if sample is not None]) if good else {}
+        elif good:
             batch = collate([samples[place] for place in good])
-        else:
-            batch = self.collate([sample for sample in samples if sample is not None])
+        elif other := self.borrowed(reader, int(numbers[-1]), problems):
+            batch = collate([other] * len(numbers))
         return batch | {PROBLEMS: problems} if problems else batch
+
+    def sample(self, reader: ShardReader, index: int, problems: list[str]) -> Sample | None:
+        """A decoded sample, or None, with one more problem."""
+        try:
+            return decode(self.shards.read(reader, index))
+        except UNREADABLE as error:
+            problems.append(f"sample {index:09d} of {self.shards.url_of(index)} {what_failed(error)}")
+            return None
+
+    def borrowed(self, reader: ShardReader, last: int, problems: list[str]) -> Sample | None:
+        """The next sample after number `last` that can be read; None once more cannot than a run allows."""
+        for index in self.shards.following(last):
+            if len(problems) > self.shards.damaged_share * self.shards.samples:
+                return None
+            if (sample := self.sample(reader, index, problems)) is not None:
+                return sample
+        return None
 
 
 def what_failed(error: Exception) -> str:
@@ -133,4 +149,7 @@ def load_batches(
     )
     for batch in loader:
         damage.note(batch.pop(PROBLEMS, []))
-        yield batch
+        if batch:
+            yield batch
+        elif batches.collate is None:
+            raise ValueError(f"no sample of {batches.shards.folder} can be read; write the shards again")

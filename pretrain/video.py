@@ -60,6 +60,19 @@ def video_frames(
     raise ValueError(f"it gave {given:,} frames of {len(wanted):,}")
 
 
+def frame_rate_hz(stated: float | None, frames: int, first_to_last_s: float, tick_s: float) -> float | None:
+    """Frames per second, as stated where the times agree, or else as that many frames within `first_to_last_s` have.
+
+    Containers state the rate that was asked for when they were written, even if the frames come at another one, and
+    round the times of frames to `tick_s`. None where nothing is known.
+    """
+    if frames < 2 or first_to_last_s <= 0:
+        return stated
+    if stated and abs((frames - 1) / stated - first_to_last_s) <= tick_s:
+        return stated
+    return (frames - 1) / first_to_last_s
+
+
 def require_container(file: Path | BinaryIO) -> None:
     if isinstance(file, Path):
         with file.open("rb") as opened:

@@ -13,7 +13,7 @@ import av
 import numpy as np
 from av.container import InputContainer
 
-from pretrain.video import VideoFacts
+from pretrain.video import VideoFacts, frame_rate_hz
 
 DEMUXERS = "mov,mp4,m4a,3gp,3g2,mj2,avi,matroska,webm"
 
@@ -42,15 +42,17 @@ def find_facts(file: Path | BinaryIO) -> VideoFacts:
         ]
         times, key_times = reliable_times(container, packets)
         rate = stream.average_rate or stream.guessed_rate
-        if not rate and times is not None and len(times) > 1:
-            rate = (len(times) - 1) / float((times[-1] - times[0]) * stream.time_base)
+        rate = float(rate) if rate else None
+        if times is not None and len(times):
+            tick_s = float(stream.time_base)
+            rate = frame_rate_hz(rate, len(times), float(times[-1] - times[0]) * tick_s, tick_s)
     if not rate:
         raise ValueError("it holds no frame, or does not say its frame rate")
     with opened_video(file) as container:
         shown = next(decoded(container), None)
     if shown is None:
         raise ValueError("its first frame cannot be decoded")
-    return VideoFacts(len(packets), float(rate), shown.shape[0], shown.shape[1], times, key_times)
+    return VideoFacts(len(packets), rate, shown.shape[0], shown.shape[1], times, key_times)
 
 
 def reliable_times(

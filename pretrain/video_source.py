@@ -13,6 +13,7 @@ from typing import BinaryIO
 
 import numpy as np
 
+from pretrain.encode import one_line
 from pretrain.items import Item, StoredFile, cuts, open_stored, suffix_of, without_suffix
 from pretrain.progress import progress, say
 from pretrain.signals import SignalFile
@@ -60,7 +61,7 @@ def facts_or_problem(file: StoredFile) -> tuple[VideoFacts | None, str]:
     except Exception as error:  # decoders raise nearly anything on damaged bytes; the video is listed
         if str(error) == MISSING:
             raise
-        return None, f"{type(error).__name__}: {error}"
+        return None, one_line(error)
 
 
 def video_items(

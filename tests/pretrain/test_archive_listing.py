@@ -47,7 +47,8 @@ FILES = {f"{folder}/{n}.jpg": f"{folder} {n}".encode() * (n + 1) for folder in (
 @pytest.mark.parametrize("prefix", ["", "./", "photos/", "./photos/of/"])
 def test_images_of_a_tar_and_a_zip(tmp_path, prefix):
     files = {prefix + name: data for name, data in FILES.items()}
-    ignored = {prefix + "readme.txt": b"x", prefix + "ant/._1.jpg": b"shadow"}
+    ignored = {prefix + "readme.txt": b"x", prefix + "ant/._1.jpg": b"shadow", prefix + ".thumbnails/1.jpg": b"x"}
+    ignored |= {prefix + "ant/._1.cls": b"\0\xff shadow", prefix + "ant/.1.json": b"{", prefix + "._a.tar": b"shadow"}
     assert contents(write_tar(tmp_path / "a.tar", files | ignored)) == FILES
     for method in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         assert contents(write_zip(tmp_path / f"{method}.zip", files | ignored, method)) == FILES

@@ -124,9 +124,15 @@ def test_damaged_videos_and_wrong_signals_are_listed_and_left_out(write_video, t
         index = write(tmp_path / "v", tmp_path / form, size=24, format=form, max_unreadable=1)
         assert index["samples"] == 1
         lines = sorted(index["unreadable"])
-        assert lines[0].startswith("b.mkv: ValueError: ")
-        assert "signal behavior: ValueError: c.behavior.npy has shape (2, 19)" in lines[1]
-        assert lines[2] == "d.mkv: signal behavior: ValueError: it has none, and others do"
+        assert lines[0].startswith("b.mkv: OSError: ")
+        assert "signal behavior: c.behavior.npy has shape (2, 19)" in lines[1]
+        assert lines[2] == "d.mkv: signal behavior: it has none, and others do"
+
+
+def test_clips_of_an_extreme_shape_are_unreadable(tmp_path):
+    np.save(tmp_path / "a.npy", np.zeros((4, 5, 8, 129), np.uint8))
+    with pytest.raises(ValueError, match=r"a.npy 0: 129 x 8 pixels, whose long side is more than 16 times the short"):
+        write(tmp_path, tmp_path / "s", frame_rate_hz=30.0)
 
 
 def test_signals_need_as_many_channels_in_all_samples(stacks, tmp_path):

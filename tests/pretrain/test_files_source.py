@@ -3,6 +3,7 @@
 import io
 import tarfile
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import fsspec
@@ -10,9 +11,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pretrain import storage
 from pretrain.config import ShardsConfig
 from pretrain.items import Source
+from pretrain.shards import write_shards
 from pretrain.sources import open_source
+from pretrain.storage import file_system
+from tests.pretrain.web_server import WebServer, serving
 
 
 def jpeg(value: int = 0) -> bytes:
@@ -163,6 +168,18 @@ def test_signals_beside_images(tmp_path):
     assert opened(tmp_path).fingerprint != source.fingerprint
 
 
+@pytest.mark.parametrize("name", ["label", "index", "images", "sizes", "video", "frames", "epoch", "views"])
+def test_a_signal_that_would_replace_an_entry_of_batches_is_refused(tmp_path, name):
+    (tmp_path / "a.jpg").write_bytes(jpeg())
+    np.savez(tmp_path / "a.npz", **{name: np.zeros(2)})
+    with pytest.raises(ValueError, match=f"signal '{name}' of a.npz: batches have an entry of that name already"):
+        opened(tmp_path)
+    (tmp_path / "a.npz").unlink()
+    np.save(tmp_path / f"a.{name}.npy", np.zeros(2))
+    with pytest.raises(ValueError, match=f"signal '{name}' of a.{name}.npy: batches have an entry"):
+        opened(tmp_path)
+
+
 def test_arrays_that_belong_to_no_image_change_nothing(tmp_path):
     (tmp_path / "a.jpg").write_bytes(jpeg())
     before = opened(tmp_path)
@@ -203,7 +220,7 @@ def test_what_is_left_alone_is_said(tmp_path, capsys):
         ("a.tar", tar_bytes({"a.jpg": b"x"}), {"depth_column": "d"}, "depth_column is for Parquet files"),
         ("a.tar", tar_bytes({"a.jpg": b"x", "a.json": b"{"}), {}, "label file 'a.json' cannot be read"),
         ("a.tar", tar_bytes({"a.jpg": b"x", "a.npz": b"no"}), {}, "a.npz cannot be read as .npz"),
-        ("a.tar", tar_bytes({"a.jpg": b"x", "a.Run.npy": b"no"}), {}, "signal 'Run': .* small letters"),
+        ("a.tar", tar_bytes({"a.jpg": b"x", "a.Run.npy": b"no"}), {}, "signal 'Run' of a.Run.npy: .* small letters"),
     ],
 )
 def test_what_cannot_be_a_source_is_one_line(tmp_path, name, data, keys, line):
@@ -216,3 +233,88 @@ def test_what_cannot_be_a_source_is_one_line(tmp_path, name, data, keys, line):
 def test_a_url_that_leads_nowhere_is_one_line():
     with pytest.raises(FileNotFoundError, match="source 'memory://nowhere' does not exist"):
         opened("memory://nowhere")
+
+
+@pytest.fixture
+def server(places, tmp_path, monkeypatch) -> Iterator[WebServer]:
+    """A web server of the class folders, the tar and the zip."""
+    pytest.importorskip("aiohttp")
+    monkeypatch.setattr(storage, "WAIT_S", 0.001)
+    with serving(tmp_path) as found:
+        yield found
+
+
+@pytest.mark.parametrize("place", ["folder", "a.tar", "a.zip"])
+def test_a_busy_server_costs_no_image(server, tmp_path, place):
+    config = ShardsConfig(source=str(tmp_path / place), out=str(tmp_path / "expected"), size=8, shard_samples=5)
+    expected = write_shards(open_source(config), config)
+    server.handler.busy_every = 4
+    config = ShardsConfig(source=f"{server.url}/{place}", out=str(tmp_path / "out"), size=8, shard_samples=5)
+    index = write_shards(open_source(config), config)
+    assert (index["shards"], index["unreadable"]) == (expected["shards"], [])
+
+
+@pytest.mark.parametrize("place", ["folder", "a.tar", "a.zip"])
+def test_a_server_that_goes_down_stops_the_run_and_no_image_is_left_out(server, tmp_path, monkeypatch, place):
+    # Otherwise fsspec would hold the whole zip, once it is listed.
+    monkeypatch.setattr(file_system(server.url)[0], "block_size", 64)
+    out = {"out": str(tmp_path / "out"), "max_unreadable": 1.0}
+    config = ShardsConfig(source=f"{server.url}/{place}", size=8, shard_samples=5, **out)
+    source = open_source(config)
+    server.handler.down = True
+    with pytest.raises(OSError, match=r"cannot be read, tried 6 times: the server answers 503 Service"):
+        write_shards(source, config)
+    server.handler.down = False
+    index = write_shards(open_source(config), config)
+    assert (index["samples"], index["unreadable"]) == (len(CLASSES), [])
+
+
+def test_an_image_that_is_gone_from_a_server_is_listed(server, tmp_path):
+    config = ShardsConfig(source=f"{server.url}/folder", out=str(tmp_path / "out"), size=8, max_unreadable=0.1)
+    source = open_source(config)
+    (tmp_path / "folder/bee/3.jpg").unlink()
+    index = write_shards(source, config)
+    assert index["samples"] == len(CLASSES) - 1
+    assert index["unreadable"] == [f"bee/3.jpg: FileNotFoundError: {server.url}/folder/bee/3.jpg does not exist"]
+
+
+def test_labels_and_depth_behind_a_url(server, tmp_path):
+    (tmp_path / "labels.txt").write_text("".join(f"{name} {name[0]}\n" for name in CLASSES))
+    (tmp_path / "depth").mkdir()
+    for name in CLASSES:
+        (tmp_path / "depth" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "depth" / name).with_suffix(".png").write_bytes(jpeg(9))
+    source = opened(f"{server.url}/folder", labels=f"{server.url}/labels.txt?sig=x", depth=f"{server.url}/depth")
+    assert source.classes == ("a", "b")
+    assert {item.name: item.label for item in source.items(0)} == {name: int(name[0] == "b") for name in CLASSES}
+    assert {item.depth.read_bytes() for item in source.items(0)} == {jpeg(9)}
+    with pytest.raises(FileNotFoundError, match=r"http://.*/absent.txt does not exist"):
+        opened(f"{server.url}/folder", labels=f"{server.url}/absent.txt")
+    with pytest.raises(ValueError, match=r"no images in the depth folder 'http://.*/absent'"):
+        opened(f"{server.url}/folder", depth=f"{server.url}/absent")
+    with pytest.raises(ValueError, match=r"labels 'http://.*' need the meta.mat beside them; download both first"):
+        opened(f"{server.url}/folder", labels=f"{server.url}/ILSVRC2012_validation_ground_truth.txt")
+
+
+def test_links_with_a_query_are_sources(server):
+    for name in ("a.tar", "a.zip"):
+        assert set(labelled(opened(f"{server.url}/{name}?sig=a%2Fb"))) == set(CLASSES)
+
+
+def test_a_source_on_a_server_of_whole_files_is_one_line(server, tmp_path):
+    server.handler.parts = False
+    config = ShardsConfig(source=f"{server.url}/a.tar", out=str(tmp_path / "out"), size=8, max_unreadable=1.0)
+    line = r"a.(tar|zip) does not serve parts of files, .*; download the file first"
+    with pytest.raises(OSError, match=line):
+        write_shards(open_source(config), config)
+    with pytest.raises(OSError, match=line):
+        opened(f"{server.url}/a.zip")
+    assert len(labelled(opened(f"{server.url}/folder"))) == len(CLASSES)
+
+
+def test_a_source_that_cannot_be_reached_is_one_line(server):
+    server.handler.down = True
+    for name in ("folder", "a.tar"):
+        with pytest.raises(OSError, match=rf"{name} cannot be read, tried 6 times: the server answers 503") as error:
+            opened(f"{server.url}/{name}")
+        assert not isinstance(error.value, FileNotFoundError)

@@ -121,3 +121,71 @@ def test_keys_for_other_sources_are_refused(tmp_path):
             opened(tmp_path / "a.parquet", **keys)
     with pytest.raises(ValueError, match=r"labels is for folders and archives; .* say label_column=<name>"):
         opened(tmp_path / "a.parquet", labels="x.txt")
+
+
+@pytest.mark.parametrize("labels", [[-1] * 6, [None] * 6, [-1, None] * 3])
+def test_rows_that_all_lack_labels_are_images_without_them(tmp_path, capsys, labels):
+    columns = {"image": [jpeg(n) for n in range(6)], "label": pa.array(labels, pa.int64())}
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet")
+    source = opened(tmp_path / "a.parquet")
+    assert {item.label for item in source.items(0)} == {None}
+    assert source.classes is None
+    assert "column 'label' is -1 or empty in all rows, so that the images have no labels" in capsys.readouterr().err
+    with pytest.raises(ValueError, match=r"column 'label' .*label_column=unlabelled for images without labels"):
+        opened(tmp_path / "a.parquet", label_column="label")
+
+
+@pytest.mark.parametrize("lacking", [-1, None])
+def test_rows_that_are_not_wanted_may_lack_labels(tmp_path, lacking):
+    columns = {"image": [jpeg(n) for n in range(6)], "label": [0, 2, 1, *[lacking] * 3], "split": [*"aaabbb"]}
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet")
+    found = {split: opened(tmp_path / "a.parquet", where=f"split={split}").items(0) for split in "ab"}
+    assert [item.label for item in found["a"]] == [0, 2, 1]
+    assert [item.label for item in found["b"]] == [None] * 3
+
+
+@pytest.mark.parametrize(
+    ("labels", "line"),
+    [
+        ([True, False] * 3, "labels in column 'label' must be whole numbers from 0 or names, found (True|False); "),
+        ([[1], [2, 3]] * 3, r"column 'label' holds list<.*>, not one label in each row; "),
+        ([0, -1] * 3, "whole numbers from 0 or names, found -1; "),
+        ([0, None] * 3, "column 'label' has 3 empty cells; "),
+    ],
+)
+def test_labels_that_are_none_can_be_left_out(tmp_path, labels, line):
+    pq.write_table(pa.table({"image": [jpeg(n) for n in range(6)], "label": labels}), tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match=f"{line}say label_column=<name> for another, or label_column=unlabelled"):
+        opened(tmp_path / "a.parquet")
+    assert {item.label for item in opened(tmp_path / "a.parquet", label_column="unlabelled").items(0)} == {None}
+
+
+def test_columns_that_hold_no_image_files_are_one_line(tmp_path):
+    columns = {"image": [jpeg(0)], "text": ["a"], "place": [{"path": "a.jpg"}], "number": [{"bytes": 3}]}
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet")
+    for column, kind in (("text", "string"), ("place", "struct<path: string>"), ("number", "int64")):
+        line = f"column '{column}' of a.parquet holds {kind}, not the bytes of image files"
+        for key in ("image_column", "depth_column"):
+            with pytest.raises(ValueError, match=line):
+                opened(tmp_path / "a.parquet", **{key: column})
+
+
+@pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary(), pa.binary(len(jpeg(0)))])
+def test_bytes_of_any_type_are_images(tmp_path, kind):
+    pq.write_table(pa.table({"image": pa.array([jpeg(0)], kind)}), tmp_path / "a.parquet")
+    assert [item.image for item in opened(tmp_path / "a.parquet").items(0)] == [jpeg(0)]
+
+
+@pytest.mark.parametrize("column", ["image", "label"])
+def test_a_damaged_page_is_one_line_that_names_the_file(tmp_path, column):
+    path = tmp_path / "a.parquet"
+    values = {"image": [bytes([255, 216, 255, *range(n, n + 99)]) for n in range(64)], "label": list(range(64))}
+    pq.write_table(pa.table(values), path, use_dictionary=False)
+    chunk = pq.ParquetFile(path).metadata.row_group(0).column(list(values).index(column))
+    data = bytearray(path.read_bytes())
+    start, size = chunk.data_page_offset, chunk.total_compressed_size
+    data[start + size // 2 : start + size] = bytes([255] * (size - size // 2))
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=r"a.parquet' cannot be read as Parquet: ") as error:
+        list(opened(path, image_column="image").items(0))
+    assert "\n" not in str(error.value)

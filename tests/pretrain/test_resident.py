@@ -1,5 +1,6 @@
 """Sets that live decoded: the same batches as the reader's, from whatever memory, and read again only if they fit."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,16 @@ from pretrain.sources import Item, Source
 from pretrain.stream import EpochBatches, load_batches
 
 CPU = torch.device("cpu")
+
+
+@dataclass
+class Gaze:
+    """A signal beside an image."""
+
+    values: np.ndarray
+
+    def read(self) -> np.ndarray:
+        return self.values
 
 
 def decoded(folder: Path, **arguments: float) -> resident.ResidentSet | None:
@@ -35,10 +46,16 @@ def require_same_batches(folder: Path, **order: object) -> None:
 
 
 def write_depth(folder: Path) -> Path:
+    """Images of several sizes with depth maps of 8 or 16 bits, some of them with a signal."""
     rng = np.random.default_rng(0)
     shapes = [(8, 9), (12, 8), (8, 8), (8, 30), (8, 8)]
     items = [
-        Item(str(n), rng.integers(0, 256, (*shape, 3), np.uint8), depth=rng.integers(0, 60_000, shape, np.uint16))
+        Item(
+            str(n),
+            rng.integers(0, 256, (*shape, 3), np.uint8),
+            depth=rng.integers(0, 60_000 if n == 1 else 256, shape, np.uint16 if n == 1 else np.uint8),
+            signals={"gaze": Gaze(rng.random(2, np.float32))} if n > 1 else {},
+        )
         for n, shape in enumerate(shapes)
     ]
     config = ShardsConfig(out=str(folder), size=8, format="raw", shard_samples=2, depth="a folder")
@@ -67,13 +84,23 @@ def test_damaged_samples_are_stood_in_for_as_in_the_reader(tiny_shards, tmp_path
     require_same_batches(tmp_path, batch_size=5, epoch=0, drop_last=False)
 
 
+def test_a_batch_of_which_nothing_can_be_read_is_that_of_the_reader(tiny_shards, tmp_path):
+    for path in tiny_shards.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    shard = tmp_path / "shard-000003.tar"
+    shard.write_bytes(shard.read_bytes().replace(b"\xff\xd8\xff", bytes(3)))
+    held = decoded(tmp_path)
+    assert (held.sizes[:, 0] == 0).nonzero()[:, 0].tolist() == [48, 49]
+    assert held.batch(np.array([48, 49]))["index"].tolist() == [0, 0]
+    require_same_batches(tmp_path, batch_size=2, epoch=None, drop_last=False)
+
+
 def test_a_set_larger_than_its_share_is_not_held(tiny_shards, monkeypatch):
     needed = 3 * estimated_pixels(open_shards(tiny_shards))
     monkeypatch.setattr(resident, "free_memory_bytes", lambda: 2 * needed)
     assert decoded(tiny_shards) is not None
     assert decoded(tiny_shards, memory_share=0.49) is None
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    assert decoded(tiny_shards) is None
+    assert decoded(tiny_shards, processes=2) is None
 
 
 def test_an_estimate_that_is_too_small_only_costs_a_copy(tiny_shards):

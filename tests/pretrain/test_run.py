@@ -271,6 +271,18 @@ def test_labels_that_are_missing_are_said_before_training(tiny_config, tmp_path,
     assert not (tmp_path / "run").exists()
 
 
+def test_classes_that_are_numbered_otherwise_in_the_held_out_set_are_one_line(tiny_config, tiny_shards, tmp_path):
+    for path in tiny_shards.iterdir():
+        (tmp_path / path.name).hardlink_to(path)
+    index = json.loads((tmp_path / "index.json").read_text())
+    second = index["classes"][1]
+    (tmp_path / "index.json").unlink()
+    (tmp_path / "index.json").write_text(json.dumps(index | {"classes": [second, "another"]}))
+    with pytest.raises(ValueError, match=rf"class '{second}' has number 1 in data.shards=.* and 0 in data.labelled="):
+        pretrain(tiny_config(tmp_path / "run", {"data.labelled": str(tmp_path)}))
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_classifier_is_tested_on_held_out_images(tiny_config, tmp_path):
     folder = pretrain(tiny_config(tmp_path / "run", {"objective": "supervised", "objective_args": {}, "epochs": 4}))
     table = metrics(folder)
@@ -363,6 +375,30 @@ def test_two_processes_share_a_batch(tiny_config, tmp_path):
     table = metrics(tmp_path / "two")
     assert table["loss"].notna().sum() == STEPS
     assert all(value.isfinite().all() for value in final_state(tmp_path / "two").values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("share", "code"), [(0.07, 2), (0.09, 0)])
+def test_two_processes_count_together_what_cannot_be_read(tiny_config, tiny_shards, tmp_path, share, code):
+    for path in tiny_shards.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    shard = tmp_path / "shard-000001.tar"
+    data = bytearray(shard.read_bytes())
+    for _ in range(4):
+        start_of_image = data.index(b"\xff\xd8\xff")
+        data[start_of_image : start_of_image + 40] = bytes(40)
+    shard.write_bytes(data)
+    keys = {
+        "devices": 2,
+        "epochs": 1,
+        "data.shards": str(tmp_path),
+        "data.damaged_share": share,
+        "probe.every_epochs": 0,
+    }
+    process = start(tiny_config(tmp_path / "two", keys), tmp_path)
+    said = process.communicate(timeout=300)[1]
+    assert process.returncode == code, said
+    assert (f"more than data.damaged_share={share}" in said) == bool(code)
 
 
 @pytest.mark.slow

@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from pretrain.checkpoint import BackboneSpec
 from pretrain.config import ShardsConfig, ViewsConfig
 from pretrain.objectives.objective import Wants
-from pretrain.samples import padded, stacked_signals
+from pretrain.samples import Sample, collate, padded, stacked_signals
+from pretrain.shard_cache import ShardCache
 from pretrain.shard_set import CLIPS, open_shards
 from pretrain.shards import write_shards
 from pretrain.sources import open_source
 from pretrain.step_timer import StepTimer
-from pretrain.storage import ShardCache
 from pretrain.stream import EpochBatches, load_batches
 from pretrain.views import ViewMaker
 
@@ -161,3 +161,8 @@ def test_signals_of_clips_end_in_nan():
     stacked = stacked_signals([torch.ones(2, 3), torch.ones(2, 5)])
     assert stacked.isnan().sum() == 4
     assert torch.equal(stacked_signals([torch.ones(2), torch.zeros(2)]), torch.tensor([[1.0, 1.0], [0.0, 0.0]]))
+
+
+def test_a_signal_of_older_shards_replaces_no_entry():
+    samples = [Sample(torch.zeros(4, 4, 3, dtype=torch.uint8), n, signals={"index": torch.ones(2)}) for n in (5, 7)]
+    assert collate(samples)["index"].tolist() == [5, 7]

@@ -1,21 +1,24 @@
 """Shards behind URLs: written, interrupted, read and verified as in a local folder."""
 
+import hashlib
 import json
-import threading
+import shutil
 from collections.abc import Iterator
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from dataclasses import replace
 from pathlib import Path
 from uuid import uuid4
 
 import fsspec
 import pytest
 
-from pretrain import shards
+from pretrain import shards, storage
 from pretrain.config import ShardsConfig
+from pretrain.shard_cache import ShardCache
 from pretrain.shard_folder import LocalFolder, RemoteFolder, open_folder
+from pretrain.shard_set import open_shards
 from pretrain.shards import encode, read_index, verify_shards, write_shards
 from pretrain.sources import open_source
+from tests.pretrain.web_server import WebServer, serving
 
 
 @pytest.fixture
@@ -90,19 +93,19 @@ def test_verify_finds_damage_behind_a_url(class_folder, remote):
     ]  # fmt: skip
 
 
-class Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, *arguments: object) -> None:
-        pass
+@pytest.fixture
+def server(tiny_shards: Path, tmp_path: Path, monkeypatch) -> Iterator[WebServer]:
+    """A web server of a copy of the tiny shards."""
+    pytest.importorskip("aiohttp")
+    monkeypatch.setattr(storage, "WAIT_S", 0.001)
+    shutil.copytree(tiny_shards, tmp_path / "served")
+    with serving(tmp_path / "served") as found:
+        yield found
 
 
 @pytest.fixture
-def served(tiny_shards: Path) -> Iterator[str]:
-    pytest.importorskip("aiohttp")
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(tiny_shards)))
-    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
+def served(server: WebServer) -> str:
+    return server.url
 
 
 def test_shards_on_a_web_server_are_read_and_verified(served, tiny_shards):
@@ -134,3 +137,44 @@ def test_the_two_kinds_of_folder_do_the_same(tmp_path, remote):
         assert needed == (100 if isinstance(folder, LocalFolder) else 10)
         assert free > 0
     assert isinstance(open_folder(remote), RemoteFolder)
+
+
+def test_a_busy_server_ends_neither_reading_nor_verifying(server, tiny_shards):
+    server.handler.busy_every = 3
+    assert read_index(server.url) == read_index(tiny_shards)
+    assert verify_shards(server.url) == []
+
+
+def test_a_server_that_is_down_or_away_is_one_line(server):
+    server.handler.down = True
+    for ask in (read_index, verify_shards):
+        with pytest.raises(OSError, match=r"index.json cannot be read, tried 6 times: the server answers 503") as error:
+            ask(server.url)
+        assert not isinstance(error.value, FileNotFoundError)
+    server.server.shutdown()
+    server.server.server_close()
+    with pytest.raises(OSError, match=r"index.json cannot be reached, tried 6 times: .*Cannot connect to host"):
+        read_index(server.url)
+
+
+def test_shards_that_were_written_anew_at_a_url_are_read_anew(server, tmp_path):
+    cache = ShardCache(tmp_path / "cache", 2**30)
+    before = open_shards(server.url, cache=cache)
+    first = before.read(before.reader(), 0)
+    path, index = server.folder / "shard-000000.tar", json.loads((server.folder / "index.json").read_text())
+    data = path.read_bytes()
+    start = data.index(first["jpg"])
+    path.write_bytes(data[:start] + bytes(len(first["jpg"])) + data[start + len(first["jpg"]) :])
+    with pytest.raises(OSError, match=r"shard-000000.tar has SHA-256 .*, its index says .* damaged on its way"):
+        replace(before, cache=ShardCache(tmp_path / "other", 2**30)).reader().shard(before.urls[0])
+    index["shards"][0]["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    (server.folder / "index.json").write_text(json.dumps(index))
+    after = open_shards(server.url, cache=cache)
+    assert after.read(after.reader(), 0)["jpg"] == bytes(len(first["jpg"]))
+
+
+def test_a_cache_that_cannot_be_written_to_is_one_line_before_anything_is_read(server, tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"cannot be kept in '.*/file': .*; choose another folder with data.cache_fol"):
+        open_shards(server.url, cache=ShardCache(tmp_path / "file", 2**30))
+    assert server.downloads() == []

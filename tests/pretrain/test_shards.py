@@ -11,16 +11,19 @@ import subprocess
 import sys
 import tarfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+import simplejpeg
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from pretrain import durable, shard_folder, shards
 from pretrain.config import ShardsConfig
+from pretrain.encode import LONGEST_ASPECT
 from pretrain.shards import encode, read_index, verify_shards, write_shards
 from pretrain.sources import Item, Source, open_source
 
@@ -94,6 +97,7 @@ def test_the_global_index_is_contiguous_over_shards_and_unreadable_images(tmp_pa
 @settings(deadline=None, max_examples=60)
 @given(width=st.integers(1, 300), height=st.integers(1, 300), size=st.integers(8, 64), raw=st.booleans())
 def test_the_short_side_and_the_aspect_of_any_size(width, height, size, raw):
+    assume(max(width, height) <= LONGEST_ASPECT * min(width, height))
     pixels = stored(gradient(width, height), size=size, format="raw" if raw else "jpeg")
     assert min(pixels.shape[:2]) == size
     assert abs(pixels.shape[1] - size * width / min(width, height)) <= 0.5
@@ -114,6 +118,31 @@ def test_a_jpeg_that_fits_is_kept_byte_by_byte():
         assert encode(Item("x", data), config).data == data
     larger = encoded(gradient(41, 61), quality=33)
     assert encode(Item("x", larger), config).data != larger
+
+
+def test_a_jpeg_is_only_kept_where_the_reader_takes_it():
+    whole = encoded(gradient(61, 40))
+    scan = whole.index(b"\xff\xda")
+    for name, damaged in (
+        ("bytes before the end", whole[:-2] + b"more" + whole[-2:]),
+        ("bytes before a marker", whole[:scan] + b"\0\0\0" + whole[scan:]),
+        ("a bit of its pixels", whole[: scan + 27] + bytes([whole[scan + 27] ^ 16]) + whole[scan + 28 :]),
+    ):
+        with pytest.raises(ValueError, match=r"\w"):
+            simplejpeg.decode_jpeg(damaged, colorspace="RGB")
+        found = encode(Item("x", damaged), ShardsConfig(size=40))
+        assert not found.problem, name
+        assert simplejpeg.decode_jpeg(found.data, colorspace="RGB").shape == (40, 61, 3)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_sixteen_bit_grey_is_turned_as_exif_says(kind):
+    upright = np.arange(40 * 60, dtype=np.uint16).reshape(40, 60) * 27
+    exif, buffer = Image.Exif(), io.BytesIO()
+    exif[ORIENTATION] = 6
+    Image.fromarray(np.rot90(upright).copy()).save(buffer, kind, exif=exif)
+    found = stored(buffer.getvalue(), size=40, format="raw")
+    np.testing.assert_array_equal(found, np.repeat((upright >> 8).astype(np.uint8)[..., None], 3, axis=2))
 
 
 @pytest.mark.parametrize("fits", [True, False])
@@ -196,7 +225,7 @@ def test_unreadable_images_are_counted_listed_and_left_out(tmp_path, capsys):
     index = write_shards(listed(items), ShardsConfig(out=str(tmp_path / "s"), size=9))
     assert index["samples"] == 99
     assert len(index["unreadable"]) == 1
-    assert index["unreadable"][0].startswith("image 70: UnidentifiedImageError")
+    assert index["unreadable"][0] == "image 70: it is not an image"
     assert "1 unreadable images left out" in capsys.readouterr().err
     assert json.loads((tmp_path / "s" / "index.json").read_text()) == index
 
@@ -211,6 +240,25 @@ def test_more_than_one_per_cent_unreadable_fails_unless_allowed(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no index.json .* interrupted; run it again"):
         read_index(tmp_path / "s")
     assert write_shards(listed(items), ShardsConfig(**keys, max_unreadable=0.02))["samples"] == 98
+
+
+def test_what_is_listed_is_the_same_in_every_run():
+    depth = {"depth": b"no depth"}
+    for item, problem in (
+        (Item("x", b"no image"), "it is not an image"),
+        (Item("x", encoded(gradient(9, 9)), **depth), "depth: it is not an image"),
+    ):
+        assert encode(item, ShardsConfig(size=9, depth="d" if item.depth else None)).problem == problem
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "raw"])
+def test_an_image_of_an_extreme_shape_is_unreadable(kind):
+    config = ShardsConfig(size=8, format=kind)
+    for width, height in ((128, 8), (8, 128), (16, 1)):
+        assert not encode(Item("x", encoded(gradient(width, height))), config).problem
+    for width, height in ((129, 8), (8, 129), (1, 600)):
+        line = f"{width} x {height} pixels, whose long side is more than 16 times the short one"
+        assert encode(Item("x", encoded(gradient(width, height))), config).problem == line
 
 
 def test_nothing_readable_at_all_is_an_error(tmp_path):
@@ -303,6 +351,34 @@ def test_a_finished_folder_is_left_alone(class_folder, tmp_path, capsys):
     assert "is complete already: 50 images" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("left", [0, 1000])
+def test_a_shard_lost_since_is_written_again(class_folder, tmp_path, left, capsys):
+    config = ShardsConfig(source=str(class_folder), out=str(tmp_path / "s"), size=24, shard_samples=9)
+    write_shards(open_source(config), config)
+    before = contents(tmp_path / "s")
+    for name in ("shard-000001.tar", "shard-000004.tar"):
+        path = tmp_path / "s" / name
+        if left:
+            path.write_bytes(path.read_bytes()[:left])
+        else:
+            path.unlink()
+    write_shards(open_source(config), config)
+    assert contents(tmp_path / "s") == before
+    assert "writing 2 of 6 shards" in capsys.readouterr().err
+
+
+def test_a_shard_that_cannot_become_what_it_was_is_one_line(class_folder, tmp_path):
+    config = ShardsConfig(source=str(class_folder), out=str(tmp_path / "s"), size=24, shard_samples=9)
+    write_shards(open_source(config), config)
+    index = json.loads((tmp_path / "s" / "index.json").read_text())
+    index["shards"][1]["sha256"] = "0" * 64
+    (tmp_path / "s" / "index.json").write_text(json.dumps(index))
+    (tmp_path / "s" / "shard-000001.tar").unlink()
+    with pytest.raises(ValueError, match=r"^shard-000001.tar of .* does not become what the index says it was;.*out="):
+        write_shards(open_source(config), config)
+    assert not (tmp_path / "s" / "shard-000001.tar").exists()
+
+
 @pytest.mark.parametrize("finished", [True, False])
 @pytest.mark.parametrize(
     ("keys", "line"),
@@ -311,14 +387,14 @@ def test_a_finished_folder_is_left_alone(class_folder, tmp_path, capsys):
         ({"quality": 50}, "quality=95, not 50"),
         ({"format": "raw"}, "encoding='jpeg', not 'raw'"),
         ({"shard_samples": 8}, "shard_samples=9, not 8"),
-        ({"seed": 1}, "source="),
+        ({"seed": 1}, "another source"),
     ],
 )
 def test_another_config_into_the_same_folder_is_refused(class_folder, tmp_path, monkeypatch, finished, keys, line):
     keys_of_both = {"source": str(class_folder), "out": str(tmp_path / "s"), "size": 24, "shard_samples": 9}
     config = ShardsConfig(**keys_of_both)
     if not finished:
-        monkeypatch.setattr(shards, "write_shard", lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt))
+        monkeypatch.setattr(shards, "finish", lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt))
     try:
         write_shards(open_source(config), config)
     except KeyboardInterrupt:
@@ -442,6 +518,7 @@ def test_depth_of_the_stored_size_is_kept_exactly(kind, dtype):
     share=st.sampled_from([1, 1 / 2, 2, 1 / 3]),
 )  # fmt: skip
 def test_depth_takes_the_size_of_its_image_by_nearest_neighbour(width, height, size, share):
+    assume(max(width, height) <= LONGEST_ASPECT * min(width, height))
     shape = (max(1, round(height * share)), max(1, round(width * share)))
     image = encoded(gradient(width, height))
     for axis, values in enumerate(np.indices(shape, np.uint16)):
@@ -459,7 +536,7 @@ def test_grey_depth_is_read_from_any_mode_and_colours_are_refused():
     for mode in ("L", "RGB", "RGBA", "LA"):
         np.testing.assert_array_equal(stored_depth(image, depth_png(values, mode=mode), size=20), values)
     found = encode(Item("x", image, depth=encoded(gradient(20, 20), "PNG")), ShardsConfig(size=20, depth="d"))
-    assert found.problem == "depth: ValueError: it has colours; save depth as grey with 8 or 16 bits"
+    assert found.problem == "depth: it has colours; save depth as grey with 8 or 16 bits"
 
 
 @pytest.mark.parametrize("orientation", [1, 3, 6])
@@ -477,7 +554,7 @@ def test_depth_lies_as_its_image_does_where_exif_turns_the_image(orientation):
     [
         (None, "the image has none, neither by its name nor in its row"),
         (b"", "the image has none, neither by its name nor in its row"),
-        (b"no image", "depth: UnidentifiedImageError"),
+        (b"no image", "depth: it is not an image"),
         (depth_png(np.zeros((40, 40), np.uint8))[:60], "depth: "),
         (depth_png(np.zeros((60, 40), np.uint8)), "40 x 60 pixels are not the shape of the image, 60 x 40"),
         (depth_png(np.zeros((20, 33), np.uint8)), "33 x 20 pixels are not the shape of the image, 60 x 40"),
@@ -602,9 +679,18 @@ def test_a_disk_without_room_is_said_before_anything_is_written(class_folder, tm
         if fits:
             assert write_shards(open_source(config), config)["samples"] == 50
             continue
-        with pytest.raises(OSError, match=r"the shards need about 0.0 GB in '.*s', 0.0 GB are free; free some, or"):
+        with pytest.raises(OSError, match=r"the shards need about 0.2 MB in '.*s', 0.1 MB are free; free some, or"):
             write_shards(open_source(config), config)
         assert not list((tmp_path / "s").glob("*.tar"))
+    # As the line advises.
+    monkeypatch.undo()
+    monkeypatch.setattr(shard_folder.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 0}))
+    smaller = replace(config, out=str(tmp_path / "u"))
+    with pytest.raises(OSError, match="a smaller size="):
+        write_shards(open_source(smaller), smaller)
+    monkeypatch.undo()
+    smaller = replace(smaller, size=20)
+    assert write_shards(open_source(smaller), smaller)["samples"] == 50
 
 
 def sizes_of(class_folder: Path, out: Path) -> list[str]:

@@ -236,6 +236,43 @@ def test_a_wrong_depth_key_is_one_line(tmp_path):
         read(images, depth=str(depths))
 
 
+@pytest.mark.parametrize(
+    ("keys", "line"),
+    [
+        ({"image_column": "img"}, "image_column is for Parquet files, and .*kind' is none"),
+        ({"label_column": "y"}, "label_column is for Parquet files, .*; with images in files say labels=<file>"),
+        ({"where": "split=train"}, "where is for Parquet files, and .*kind' is none"),
+        ({"images": 5}, "images=5 is for source=simulated"),
+    ],
+)
+def test_keys_of_other_kinds_of_source_are_one_line(tmp_path, keys, line):
+    (tmp_path / "kind").mkdir()
+    (tmp_path / "kind" / "a.jpg").write_bytes(jpeg())
+    with pytest.raises(ValueError, match=line):
+        read(tmp_path / "kind", **keys)
+    (tmp_path / "kind" / "a.jpg").unlink()
+    np.save(tmp_path / "kind" / "a.npy", np.zeros((2, 4, 4), np.uint8))
+    with pytest.raises(ValueError, match=line):
+        read(tmp_path / "kind", **keys)
+
+
+def test_a_folder_of_images_has_no_frame_rate(class_folder):
+    with pytest.raises(ValueError, match=r"frame_rate_hz is for .npy stacks of clips; .* holds images"):
+        read(class_folder, frame_rate_hz=30.0)
+
+
+def test_what_is_hidden_in_a_folder_is_left_alone(tmp_path):
+    images, depths = write_depth_pairs(tmp_path, ("ant/1.jpg", "bee/2.jpg"), ("ant/1.png", "bee/2.png"))
+    for name in ("ant/._1.jpg", ".ipynb_checkpoints/1.jpg", "._3.jpg"):
+        for folder in (images, depths):
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).write_bytes(b"shadow")
+    (depths / "ant" / ".1.jpg").write_bytes(b"shadow")
+    source = open_source(ShardsConfig(source=str(images), depth=str(depths)))
+    assert source.classes == ("ant", "bee")
+    assert sorted(item.name for item in source.items(0)) == ["ant/1.jpg", "bee/2.jpg"]
+
+
 def test_what_is_no_source_is_one_line(tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "photo.jpg").write_bytes(jpeg())

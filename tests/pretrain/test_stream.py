@@ -29,6 +29,10 @@ def indices(shards: Path, workers: int = 0, **arguments: object) -> list[list[in
     return [batch["index"].tolist() for batch in load_batches(batches, workers)]
 
 
+def indices_of(batches: EpochBatches, workers: int) -> list[list[int]]:
+    return [batch["index"].tolist() for batch in load_batches(batches, workers)]
+
+
 def flat(batches: list[list[int]]) -> list[int]:
     return [index for batch in batches for index in batch]
 
@@ -260,6 +264,44 @@ def test_a_few_damaged_samples_are_named_once_and_stood_in_for(tmp_path, capsys)
         list(load_batches(EpochBatches(open_shards(folder, damaged_share=0.04), 5), 0))
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_batch_of_which_nothing_can_be_read_is_that_of_the_next_good_sample(tmp_path, workers):
+    images = list(np.random.default_rng(0).integers(0, 256, (20, 8, 8, 3), np.uint8))
+    folder = write(tmp_path / "s", images)
+    for _ in range(4):
+        damage(folder, b"\x93NUMPY", b"\0" * 40)
+    few = open_shards(folder, damaged_share=0.2)
+    assert indices_of(EpochBatches(few, 2), workers) == [
+        [0, 1],
+        [2, 3],
+        [8, 8],
+        [8, 8],
+        *[[n, n + 1] for n in range(8, 20, 2)],
+    ]
+    with pytest.raises(
+        ValueError, match=r"^\d of 20 samples of .* more than data.damaged_share=0.15: sample 000000004"
+    ):
+        indices_of(EpochBatches(open_shards(folder, damaged_share=0.15), 2), workers)
+
+
+def test_a_set_of_which_nothing_can_be_read_is_one_line(tmp_path):
+    folder = write(tmp_path / "s", [np.zeros((8, 8, 3), np.uint8)] * 4)
+    shard = next(folder.glob("*.tar"))
+    shard.write_bytes(shard.read_bytes().replace(b"\x93NUMPY", b"\0" * 6))
+    with pytest.raises(ValueError, match=r"^no sample of .* can be read; write the shards again$"):
+        list(load_batches(EpochBatches(open_shards(folder, damaged_share=1), 2), 0))
+
+
+def test_what_could_not_be_read_is_counted_on_when_a_run_goes_on(tiny_shards):
+    shards = open_shards(tiny_shards, damaged_share=0.05)
+    before, after = Damage(shards), Damage(shards)
+    before.note(["sample 1", "sample 2"])
+    after.restore(before.state())
+    with pytest.raises(ValueError, match="3 of 50 samples"):
+        after.note(["sample 2", "sample 3"])
+
+
 @pytest.mark.parametrize("cut", [0, 3000])
 def test_a_shard_that_is_missing_or_cut_is_said_and_left_out(tmp_path, cut, capsys):
     images = list(np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3), np.uint8))
@@ -312,7 +354,7 @@ def test_an_index_cannot_lead_out_of_its_folder(rewritten, file):
 
 
 def test_a_shard_of_another_size_is_named(rewritten):
-    with pytest.raises(ValueError, match=r"shard-000000.tar should have 7 bytes, found \d+.* bytes; write the"):
+    with pytest.raises(ValueError, match=r"shard-000000.tar should have 7 bytes, found \d+.* bytes; find all"):
         open_shards(rewritten(bytes=7))
 
 

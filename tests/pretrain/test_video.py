@@ -55,6 +55,35 @@ def test_a_frame_rate_need_not_be_whole(write_video, tmp_path):
     assert facts.frame_rate_hz == pytest.approx(29.97, abs=0.001)
 
 
+@pytest.mark.parametrize("suffix", ["mkv", "mp4", "webm"])
+def test_the_frame_rate_is_that_of_the_frames_whatever_the_file_states(decoder, tmp_path, suffix):
+    from fractions import Fraction
+
+    import av
+
+    times_ms = np.cumsum([0, *([100, 33] * 10)])
+    with av.open(str(tmp_path / f"a.{suffix}"), "w") as container:
+        stream = container.add_stream("libvpx-vp9" if suffix == "webm" else "libx264", rate=30)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        stream.codec_context.time_base = Fraction(1, 1000)
+        for time_ms in times_ms:
+            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), time_ms % 256, np.uint8), format="rgb24")
+            frame.pts, frame.time_base = int(time_ms), Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    facts = video_facts(tmp_path / f"a.{suffix}")
+    assert facts.frames == 21
+    assert facts.frame_rate_hz == pytest.approx(20 / 1.33, rel=0.05)  # torchcodec counts the last frame too
+
+
+@pytest.mark.parametrize("name", ["a.mkv", "a.mp4", "a.webm", "a.avi"])
+def test_a_frame_rate_that_times_are_rounded_from_is_exact(write_video, tmp_path, name):
+    codec = {"webm": "libvpx-vp9", "avi": "mjpeg"}.get(name[2:], "libx264")
+    for rate in (30, 60, 7):
+        pixels = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+        assert video_facts(write_video(tmp_path / name, rate=rate, codec=codec, pixels=pixels)).frame_rate_hz == rate
+
+
 def test_a_playlist_under_a_videos_name_is_not_followed(write_video, tmp_path):
     write_video(tmp_path / "secret.mp4")
     playlist = f"#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\n{tmp_path}/secret.mp4\n#EXT-X-ENDLIST\n"
