@@ -25,7 +25,7 @@ from pretrain.colour import normalize
 from pretrain.colour_cpu import colour_on_cpu
 from pretrain.colour_together import colour_together
 from pretrain.config import ViewsConfig
-from pretrain.resample import resample
+from pretrain.resample import float_planes, resample, resample_together
 from pretrain.resample_cpu import resample_on_cpu
 
 CROP_TRIES = 10
@@ -219,8 +219,7 @@ def make_views(images: Tensor, drawn: Sequence[ViewParameters], size: int, mean:
     if images.device.type == "cpu":
         made = views_on_cpu(images, joined_parameters(drawn), size, mean, std)
     else:
-        views = [resample(images, one.crop, size, one.flip, one.interpolation) for one in drawn]
-        made = colour_together(torch.cat(views), joined_parameters(drawn), mean, std)
+        made = views_together(images, drawn, size, mean, std)
     return made.unflatten(0, (len(drawn), len(images)))
 
 
@@ -228,6 +227,15 @@ def views_on_cpu(images: Tensor, parameters: ViewParameters, size: int, mean: Te
     """Normalised views (views, 3, size, size); view i is of image i modulo batch."""
     pixels = resample_on_cpu(images, parameters.crop, size, parameters.flip, parameters.interpolation)
     return colour_on_cpu(pixels, parameters, mean, std)
+
+
+def views_together(images: Tensor, drawn: Sequence[ViewParameters], size: int, mean: Tensor, std: Tensor) -> Tensor:
+    """As `views_on_cpu`, of `drawn` views one after the other, all images at once."""
+    planes = float_planes(images)
+    views = planes.new_empty(len(drawn), *images.shape[:2], size, size)
+    for view, one in zip(views, drawn, strict=True):
+        resample_together(planes, one.crop, size, one.flip, one.interpolation, out=view)
+    return colour_together(views.flatten(0, 1), joined_parameters(drawn), mean, std)
 
 
 def joined_parameters(drawn: Sequence[ViewParameters]) -> ViewParameters:

@@ -24,6 +24,9 @@ from pretrain.config import AverageConfig
 
 WARMUP_POWER = 2 / 3
 
+# The dictionary in which a module holds a tensor, and the tensor's name there.
+Place = tuple[dict[str, Tensor | None], str]
+
 
 class WeightAverage:
     """The average of a backbone's weights; it lies on the device that the backbone is on when this is made.
@@ -34,6 +37,8 @@ class WeightAverage:
     def __init__(self, backbone: nn.Module, config: AverageConfig) -> None:
         self.config = config
         self.backbone = copy.deepcopy(backbone).requires_grad_(False).eval()
+        self.newest: nn.Module | None = None
+        self.places: list[tuple[Place, Place]] = []
 
     def decay_at(self, step: int) -> float:
         """Share of the average so far that step number `step`, from 1, keeps."""
@@ -45,14 +50,14 @@ class WeightAverage:
     def update(self, backbone: nn.Module, step: int) -> None:
         """Take in the weights after step number `step`, from 1."""
         assert step >= 1, "an average begins after the first step"
-        averages, newest = [], []
-        for average, value in zip(tensors(self.backbone), tensors(backbone), strict=True):
-            if average.is_floating_point():
-                averages.append(average)
-                newest.append(value)
-            else:
-                average.copy_(value)
-        torch._foreach_lerp_(averages, newest, weight=1 - self.decay_at(step))
+        if backbone is not self.newest:
+            self.newest = backbone
+            self.places = list(zip(places(self.backbone), places(backbone), strict=True))
+        pairs = [(average[name], newest[same]) for (average, name), (newest, same) in self.places]
+        averages, values = zip(*(pair for pair in pairs if pair[0].is_floating_point()), strict=True)
+        torch._foreach_lerp_(averages, values, weight=1 - self.decay_at(step))
+        if whole := [pair for pair in pairs if not pair[0].is_floating_point()]:
+            torch._foreach_copy_(*zip(*whole, strict=True))
 
     def state_dict(self) -> dict[str, Tensor]:
         """The averaged weights under the backbone's own names, so that they load wherever a backbone's do."""
@@ -125,3 +130,16 @@ def tensors(module: nn.Module) -> list[Tensor]:
     Without tables that a module makes when it is first used: its copy, never used in training, has other ones.
     """
     return list({id(value): value for value in module.state_dict(keep_vars=True).values()}.values())
+
+
+def places(module: nn.Module) -> list[Place]:
+    """Where a module holds each of its `tensors`.
+
+    Looking for them takes a good part of a millisecond, too long for each step. The tensors themselves cannot be kept,
+    because a module may put others in their place.
+    """
+    found: dict[int, Place] = {}
+    for part in module.modules():
+        for holder in (part._parameters, part._buffers):
+            found |= {id(tensor): (holder, name) for name, tensor in holder.items()}
+    return [found[id(tensor)] for tensor in tensors(module)]

@@ -5,7 +5,8 @@ out: normalised views. They equal those that `pretrain/colour_cpu.py` makes one 
 
 Every sample undergoes every operation, with a strength that changes nothing where it is not chosen. An order of jitter
 is three places before and three after the contrast, which is the only operation that sees a whole image; each place
-holds brightness, saturation, hue, or nothing. torch.compile fuses all but the contrast's mean and the blur's products.
+holds brightness, saturation, hue, or nothing. torch.compile fuses all but the contrast's mean and the blur's products,
+and so the blur alone is left out where no sample of a batch has it.
 """
 
 from collections.abc import Callable
@@ -49,7 +50,9 @@ def colour_together(view: Tensor, parameters: "ViewParameters", mean: Tensor, st
         table = table.pin_memory().to(view.device, non_blocking=True)
     else:
         table = table.to(view.device)
-    return compiled(view.device.type)(view, table, mean, std, parameters.grayscale_first)
+    # Known on the CPU; a device would have to be waited for.
+    blurs = bool(parameters.blur.any())
+    return compiled(view.device.type)(view, table, mean, std, parameters.grayscale_first, blurs)
 
 
 def packed(parameters: "ViewParameters") -> Tensor:
@@ -94,8 +97,8 @@ def compiled(device: str) -> Callable[..., Tensor]:
     return run
 
 
-def paint(view: Tensor, table: Tensor, mean: Tensor, std: Tensor, grayscale_first: bool) -> Tensor:
-    """All colours of a batch, from the table that `packed` makes."""
+def paint(view: Tensor, table: Tensor, mean: Tensor, std: Tensor, grayscale_first: bool, blurs: bool) -> Tensor:
+    """All colours of a batch, from the table that `packed` makes; `blurs` says whether any sample is blurred."""
     planes: Planes = (view / 255).unbind(1)
     gray, slots, factors, sigma, solarize = table.split([1, SLOTS, 4, 1, 1], 1)
     factors = factors[:, :, None, None]
@@ -108,8 +111,9 @@ def paint(view: Tensor, table: Tensor, mean: Tensor, std: Tensor, grayscale_firs
     if not grayscale_first:
         planes = grayed(planes, gray[:, :, None])
     view = torch.stack(planes, 1)
-    weights = blur_weights(sigma[:, 0].clamp(min=SMALLEST_SIGMA), view.shape[2])
-    view = torch.where(sigma[:, :, None, None] > 0, blurred(view, weights), view)
+    if blurs:
+        weights = blur_weights(sigma[:, 0].clamp(min=SMALLEST_SIGMA), view.shape[2])
+        view = torch.where(sigma[:, :, None, None] > 0, blurred(view, weights), view)
     view = torch.where(solarize[:, :, None, None] > 0, solarized(view), view)
     return (view - mean[:, None, None]) / std[:, None, None]
 

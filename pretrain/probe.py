@@ -2,9 +2,9 @@
 
 What comes in: the backbone, and images, with labels where there are any. What goes out: the accuracy of weighted
 nearest neighbours (Wu et al. 2018, https://arxiv.org/abs/1805.01978) and of a linear probe, RankMe (Garrido et al.
-2023, https://arxiv.org/abs/2210.02885), the spread of the normalised features, by which collapse is seen (Chen & He
-2021, https://arxiv.org/abs/2011.10566), their uniformity, and their alignment between random views. Statistics are
-computed in single precision or better, whatever precision the backbone runs in.
+2023, https://arxiv.org/abs/2210.02885) and the spread of the normalised features (Chen & He 2021,
+https://arxiv.org/abs/2011.10566), by which collapse is seen, their uniformity, and their alignment between random
+views. Statistics are computed in single precision or better, whatever precision the backbone runs in.
 """
 
 import math
@@ -31,6 +31,8 @@ RANK_IMAGES = 2048
 # Each costs two further views and passes; their mean distance is then known to two per cent or so.
 ALIGNED_IMAGES = 1024
 KNN_BLOCK = 512
+# Of few features or images the rank is low anyway; this share of the largest possible one is low among many, too.
+LOW_RANK_SHARE = 0.02
 
 Note = Callable[[str], None]
 
@@ -121,7 +123,7 @@ class Probe:
                 bank = self.features(backbone, self.bank_images, self.config.bank_images, note)
                 measured |= self.accuracies(bank, (features, labels), note)
         backbone.train(training)
-        self.warn_of_collapse(measured)
+        self.warn_of_collapse(measured, min(features[:RANK_IMAGES].shape))
         return measured
 
     def shape_of(self, features: Tensor) -> dict[str, float]:
@@ -203,16 +205,20 @@ class Probe:
         known = all(label is not None for label in labels)
         return joined, torch.cat(labels).to(joined.device) if known else None
 
-    def warn_of_collapse(self, measured: dict[str, float]) -> None:
-        """Say once that the features have collapsed, with the evidence."""
-        spread, rank = measured.get("feature_std", math.inf), measured.get("rankme")
-        if spread < self.config.collapse_share and not self.warned:
-            self.warned = True
-            evidence = f"RankMe {rank:.1f}; " if rank is not None else ""
-            say(
-                f"WARNING: the features are collapsing: their spread is {spread:.3f} of isotropic features' (warned "
-                f"below {self.config.collapse_share}), {evidence}lower optimizer.lr, or check the views"
-            )
+    def warn_of_collapse(self, measured: dict[str, float], full_rank: int) -> None:
+        """Say once that the features have collapsed to a point or to a few directions, with the evidence."""
+        least_spread = self.config.collapse_share
+        least_rank = min(self.config.collapse_rank, LOW_RANK_SHARE * full_rank)
+        spread, rank = measured.get("feature_std", math.inf), measured.get("rankme", math.inf)
+        if self.warned or not (spread < least_spread or rank < least_rank):
+            return
+        self.warned = True
+        evidence = {
+            "feature_std": f"their spread is {spread:.3f} of isotropic features' (warned below {least_spread})",
+            "rankme": f"RankMe {rank:.1f} of {full_rank:,} (warned below {least_rank:.2f})",
+        }
+        found = ", ".join(text for measure, text in evidence.items() if measure in measured)
+        say(f"WARNING: the features are collapsing: {found}; lower optimizer.lr, or check the views")
 
 
 def normalized_features(backbone: nn.Module, images: Tensor) -> Tensor:

@@ -32,17 +32,30 @@ def resample(images: Tensor, crop: Tensor, size: int, flip: Tensor, interpolatio
     return resample_together(images, crop, size, flip, interpolation)
 
 
-def resample_together(images: Tensor, crop: Tensor, size: int, flip: Tensor, interpolation: str) -> Tensor:
-    """As `resample`, all images at once."""
+def float_planes(images: Tensor) -> Tensor:
+    """Images (batch, C, H, W), which may lie channels-last in memory, as floats with plane after plane.
+
+    `resample_together` works on these, and several views of a batch can share them; what is like that stays as it is.
+    """
+    return images.to(torch.float32, memory_format=torch.contiguous_format)
+
+
+def resample_together(
+    images: Tensor, crop: Tensor, size: int, flip: Tensor, interpolation: str, out: Tensor | None = None
+) -> Tensor:
+    """As `resample`, all images at once, which may be `float_planes` already; the result is put into `out`."""
     border = reach_outside(crop, *images.shape[2:])
     crop = crop.float().to(images.device, non_blocking=True)
     rows = crop_weights(crop[:, 0], crop[:, 2], images.shape[2], border, size, interpolation)
     columns = crop_weights(crop[:, 1], crop[:, 3], images.shape[3], border, size, interpolation)
     flip = flip.to(images.device, non_blocking=True)
     columns = torch.where(flip[:, None, None], columns.flip(1), columns).mT
+    narrowed = torch.bmm(float_planes(images).flatten(1, 2), columns).unflatten(1, images.shape[1:3])
+    if interpolation != "bicubic":
+        return torch.round(torch.matmul(rows[:, None], narrowed), out=out)
     # The cubic kernel overshoots; Pillow cuts that off after each axis.
-    narrowed = torch.bmm(images.flatten(1, 2).float(), columns).clamp_(0, 255).unflatten(1, images.shape[1:3])
-    return torch.matmul(rows[:, None], narrowed).round_().clamp_(0, 255)
+    resized = torch.matmul(rows[:, None], narrowed.clamp_(0, 255))
+    return torch.round(resized, out=out).clamp_(0, 255)
 
 
 def reach_outside(crop: Tensor, height: int, width: int) -> int:

@@ -158,12 +158,25 @@ def open_resident(
     if shards.kind == CLIPS:
         return None  # decoded clips are many times larger than their files
     pixels = estimated_pixels(shards)
-    needed = pixels * (7 if shards.depth else 3)
-    if device.type == "cuda" and needed <= device_share * torch.cuda.mem_get_info(device)[0]:
+    if bytes_on_device(shards, device, device_share):
         return read_all(shards, pixels, device, workers, damage)
-    if needed <= memory_share * free_memory_bytes() / processes:
+    if bytes_of(shards, pixels) <= memory_share * free_memory_bytes() / processes:
         return read_all(shards, pixels, torch.device("cpu"), workers, damage, pin=device.type == "cuda")
     return None
+
+
+def bytes_on_device(shards: ShardSet, device: torch.device, device_share: float) -> int:
+    """How much of a GPU's memory the set takes where it fits into that share of what is free now; 0 where it lives
+    elsewhere."""
+    if device.type != "cuda" or shards.kind == CLIPS:
+        return 0
+    needed = bytes_of(shards, estimated_pixels(shards))
+    return needed if needed <= device_share * torch.cuda.mem_get_info(device)[0] else 0
+
+
+def bytes_of(shards: ShardSet, pixels: int) -> int:
+    """Colours take a byte each, depths four."""
+    return pixels * (7 if shards.depth else 3)
 
 
 def estimated_pixels(shards: ShardSet) -> int:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.strategies import DDPStrategy
@@ -33,7 +34,7 @@ from pretrain.pictures import save_contact_sheet, save_filters
 from pretrain.probe import Probe, probe_is_due
 from pretrain.progress import say
 from pretrain.randomness import derived_seed
-from pretrain.resident import open_resident
+from pretrain.resident import ESTIMATE_MARGIN, bytes_on_device, open_resident
 from pretrain.run_folder import RunFolder, open_run
 from pretrain.schedule import require_possible_schedule, set_learning_rate
 from pretrain.shard_cache import ShardCache, cache_folder
@@ -260,7 +261,8 @@ def make_task(
         if fabric.world_size > 1:
             batches = told_of_damage(batches, damage, step, steps_per_epoch)
         for number, made in enumerate(views.stream(batches, step, timer), step):
-            epoch = torch.tensor(number / steps_per_epoch)
+            # A tensor would be moved to the GPU by DDP, and waited for where a schedule reads it.
+            epoch = np.float64(number / steps_per_epoch)
             yield {**made, "epoch": epoch, "progress": epoch / config.epochs}
 
     def measure(backbone: nn.Module, note: Callable[[str], None]) -> dict[str, float]:
@@ -345,7 +347,12 @@ def found_batch_size(
     if "batch_size" in run.facts:
         return run.facts["batch_size"]
     most = sum(train.readable) // fabric.world_size
+    # The room of a set that will live on the device is not for batches.
+    held = bytes_on_device(train, fabric.device, config.data.device_share) if config.epochs > 1 else 0
+    room = torch.empty(int(held * ESTIMATE_MARGIN), dtype=torch.uint8, device=fabric.device)
     found = torch.tensor(fitting_batch_size(config, spec, train, fabric, most), device=fabric.device)
+    del room
+    torch.cuda.empty_cache()
     # All devices take equal parts, so the one with the least memory decides.
     size = -int(fabric.all_reduce(-found, reduce_op="max")) * fabric.world_size
     say(f"batch_size=auto: {size:,}")

@@ -26,6 +26,8 @@ from pretrain.step_timer import StepTimer
 
 # A device is given the views of this many steps at a time: drawing and starting kernels then cost next to nothing.
 STEPS_AT_ONCE = 8
+# Of a batch: what the parameters of views are drawn from, which a CPU does.
+DRAWN_FROM = ("sizes", "frames")
 
 
 class ViewMaker:
@@ -68,9 +70,25 @@ class ViewMaker:
             if not some:
                 return
             with timer.part("views"):
-                made = split_batch(self.training(joined(some), step, len(some)), len(some))
+                made = self.of_steps(some, step)
             step += len(some)
             yield from made
+
+    def of_steps(self, batches: list[dict[str, Tensor]], step: int) -> list[dict[str, Tensor]]:
+        """What the objective wants of each of several batches, the first of which is that of `step`, made together."""
+        # One by one, because they may lie in pinned memory, and joined they would not.
+        batch = joined([self.brought(batch) for batch in batches])
+        return split_batch(self.training(batch, step, len(batches)), len(batches))
+
+    def brought(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What views are made of, on the device but for what parameters are drawn from."""
+        wanted = {"images", "video", "index", *DRAWN_FROM}
+        wanted |= {key for key in ("depth", "label") if getattr(self.wants, key)}
+        return {
+            key: value if key in DRAWN_FROM else value.to(self.device, non_blocking=True)
+            for key, value in batch.items()
+            if key in wanted
+        }
 
     def training(self, batch: dict[str, Tensor], step: int, steps: int = 1) -> dict[str, Tensor]:
         """What the objective wants of a batch of uint8 `images`, and their `index`; or of those of several `steps`.
@@ -169,13 +187,13 @@ def joined(batches: list[dict[str, Tensor]]) -> dict[str, Tensor]:
 
 
 def alike_in_size(tensors: list[Tensor]) -> list[Tensor]:
-    """Tensors (batch, ...) with zeros, or NaN in signals, behind each dimension but the first, up to the largest."""
+    """Tensors (batch, ...) with zeros behind each dimension but the first, up to the largest."""
     largest = [max(sides) for sides in zip(*(tensor.shape[1:] for tensor in tensors), strict=True)]
-    fill = float("nan") if tensors[0].is_floating_point() else 0
     padded = []
     for tensor in tensors:
-        missing = (most - have for have, most in zip(tensor.shape[:0:-1], reversed(largest), strict=True))
-        padded.append(F.pad(tensor, [side for each in missing for side in (0, each)], value=fill))
+        missing = [most - have for have, most in zip(tensor.shape[:0:-1], reversed(largest), strict=True)]
+        # Padding by nothing would be a copy.
+        padded.append(F.pad(tensor, [side for each in missing for side in (0, each)]) if any(missing) else tensor)
     return padded
 
 

@@ -6,23 +6,24 @@ sum_{i != j} C_ij^2. Source: Zbontar, Jing, Misra, LeCun, Deny 2021 (https://arx
 with the constants of mouse-vision (Nayebi, Kong et al. 2023).
 """
 
-from lightly.loss import BarlowTwinsLoss
 from lightly.models.modules.heads import ProjectionHead
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from pretrain.models import feature_size
 from pretrain.objectives.objective import Objective, Wants, full_precision
 from pretrain.objectives.processes import gather_with_gradient
+from pretrain.objectives.redundancy import redundancy
 
 
 class BarlowTwins(Objective):
     """Backbone and a head of three linear layers, of which the first two are followed by batch norm.
 
-    The loss is lightly's; it standardises each output over the batch as the published, non-affine batch norm does.
-    lightly's own gathering standardises over each process's part, which is another loss, so we gather the projections
-    of all processes and give it the whole batch: loss and averaged gradient are those of one process. The correlations
-    are divided by the size of that batch, where the published code has an argument (`batch_size`, 2048). The head is
-    not lightly's ready-made one, whose last layer has a bias: the published one has none.
+    The loss standardises each output over the batch as the published, non-affine batch norm does. Over several
+    processes it is that of the whole batch, with the full gradient, where lightly's standardises over each process's
+    part, which is another loss. The correlations are divided by the size of that batch, where the published code has an
+    argument (`batch_size`, 2048). The head is not lightly's ready-made one, whose last layer has a bias: the published
+    one has none.
 
     Args:
         backbone: maps (batch, 3, H, W) to (batch, features).
@@ -54,7 +55,7 @@ class BarlowTwins(Objective):
                 (hidden_dim, dim, None, None, False),
             ]
         )
-        self.criterion = BarlowTwinsLoss(redundancy_weight)
+        self.redundancy_weight = redundancy_weight
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """`views` (2, batch, 3, H, W) to `loss`."""
@@ -65,4 +66,13 @@ class BarlowTwins(Objective):
         """The loss of backbone features (batch, d) of the first and of the second views."""
         projected = [self.head(features) for features in (first, second)]
         with full_precision(first):
-            return {"loss": self.criterion(*(gather_with_gradient(part.float()) for part in projected))}
+            correlations = correlate(*(gather_with_gradient(part.float()) for part in projected))
+            disagreement = (1 - correlations.diagonal()).square().sum()
+            return {"loss": disagreement + self.redundancy_weight * redundancy(correlations)}
+
+
+def correlate(first: Tensor, second: Tensor) -> Tensor:
+    """Correlations (dim, dim) over the batch of outputs (batch, dim) for the first views with those for the second."""
+    # As batch norm without weights, which adds 1e-5 to variances.
+    first, second = (F.batch_norm(outputs, None, None, training=True) for outputs in (first, second))
+    return (first.T @ second).div_(len(first))

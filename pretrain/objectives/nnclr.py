@@ -7,12 +7,12 @@ from the other, the mean over both directions. Source: Dwibedi, Aytar, Tompson, 
 """
 
 import torch
-from lightly.loss import NTXentLoss
 from lightly.models.modules import NNCLRPredictionHead, NNCLRProjectionHead
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pretrain.models import feature_size
+from pretrain.objectives.contrastive import NTXent
 from pretrain.objectives.objective import Objective, Wants, full_precision
 from pretrain.objectives.queued_instance_recognition import Queue
 
@@ -20,8 +20,9 @@ from pretrain.objectives.queued_instance_recognition import Queue
 class NNCLR(Objective):
     """Backbone, projector and predictor, and a support set: a queue of unit-length projections of earlier first views.
 
-    Heads and loss are lightly's. Its loss is symmetric, as the paper's with the added term, and counts the
-    other neighbours and the other predictions among the negatives, where the paper counts only those of the other kind.
+    Heads are lightly's. The loss is the one that lightly takes too: symmetric, as the paper's with the added term, with
+    the other neighbours and the other predictions among the negatives, where the paper counts only those of the other
+    kind.
     The support set is not lightly's, which is in no state dict. It changes after each step, so a state dict taken
     between two steps is complete; in eval mode it stays.
 
@@ -58,7 +59,7 @@ class NNCLR(Objective):
                 raise ValueError(f"objective_args.{name} must be above 0, found {value}")
         self.projector = NNCLRProjectionHead(feature_size(backbone, input_size), hidden_dim, dim)
         self.predictor = NNCLRPredictionHead(dim, predictor_hidden_dim, dim)
-        self.criterion = NTXentLoss(temperature, gather_distributed=True)
+        self.criterion = NTXent(temperature)
         self.queue = Queue(queue_size, dim)
         self.newest: list[Tensor] = []
 

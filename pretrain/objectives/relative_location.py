@@ -15,7 +15,7 @@ from pretrain.objectives.objective import Objective, Wants, full_precision
 
 PATCHES = 9
 CENTRE = 4
-NEIGHBOURS = tuple(patch for patch in range(PATCHES) if patch != CENTRE)
+NEIGHBOURS = PATCHES - 1
 NECK_BIAS = 0.1
 WEIGHT_STD = 0.005
 NORM_MOMENTUM = 0.003
@@ -50,7 +50,7 @@ class RelativeLocation(Objective):
             nn.ReLU(inplace=True),
             nn.Dropout(dropout),
         )
-        self.head = nn.Linear(hidden_dim, len(NEIGHBOURS))
+        self.head = nn.Linear(hidden_dim, NEIGHBOURS)
         for layer, bias in ((self.neck[0], NECK_BIAS), (self.head, 0.0)):
             nn.init.normal_(layer.weight, std=WEIGHT_STD)
             nn.init.constant_(layer.bias, bias)
@@ -71,7 +71,8 @@ class RelativeLocation(Objective):
 
 def paired_with_centre(features: Tensor) -> tuple[Tensor, Tensor]:
     """Pairs (8 * batch, 2 d) of features (9, batch, d), and which place of the grid, without the centre, each is."""
-    neighbours = features[list(NEIGHBOURS)]
+    # Slices, because a device waits for a list of places.
+    neighbours = torch.cat([features[:CENTRE], features[CENTRE + 1 :]])
     pairs = torch.cat([neighbours, features[CENTRE].expand_as(neighbours)], 2)
-    labels = torch.arange(len(NEIGHBOURS), device=features.device)
+    labels = torch.arange(NEIGHBOURS, device=features.device)
     return pairs.flatten(0, 1), labels.repeat_interleave(features.shape[1])

@@ -5,11 +5,11 @@ cross-entropy over the 2 * batch - 1 other views (NT-Xent), the mean over all 2 
 Norouzi, Hinton 2020 (https://arxiv.org/abs/2002.05709), with the constants of mouse-vision (Nayebi, Kong et al. 2023).
 """
 
-from lightly.loss import NTXentLoss
 from lightly.models.modules import SimCLRProjectionHead
 from torch import Tensor, nn
 
 from pretrain.models import feature_size
+from pretrain.objectives.contrastive import NTXent
 from pretrain.objectives.objective import Objective, Wants, full_precision
 
 # Standard deviation of the head's weights at the start.
@@ -19,12 +19,12 @@ WEIGHT_STD = 0.01
 class SimCLR(Objective):
     """Backbone and a head of two linear layers, each followed by batch norm.
 
-    Loss and head are lightly's, which compute what is published; only the start of the weights is our own. Both views
-    go through backbone and head as one batch, so batch norm's statistics are over 2 * batch views.
+    The head is lightly's, which computes what is published; only the start of the weights is our own. Both views go
+    through backbone and head as one batch, so batch norm's statistics are over 2 * batch views.
 
     Over several processes each one compares its own views with the views of all. Its loss is that of its part, and the
     mean over processes is the loss of the whole batch. The published code lets the gradient flow into the own
-    part only. lightly's gathering lets it flow into every part, so that the gradient averaged over processes is exactly
+    part only. Ours lets it flow into every part, so that the gradient averaged over processes is exactly
     that of one process with the whole batch.
 
     Args:
@@ -54,7 +54,7 @@ class SimCLR(Objective):
         for layer in self.head.modules():
             if isinstance(layer, nn.Linear):
                 nn.init.normal_(layer.weight, std=WEIGHT_STD)
-        self.criterion = NTXentLoss(temperature, gather_distributed=True)
+        self.criterion = NTXent(temperature)
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """`views` (2, batch, 3, H, W) to `loss`."""

@@ -5,13 +5,14 @@ the terms themselves, see `compare`. Source: Bardes, Ponce, LeCun 2022 (https://
 to 6), with the constants of mouse-vision (Nayebi, Kong et al. 2023).
 """
 
-from lightly.loss.vicreg_loss import covariance_loss, invariance_loss, variance_loss
+from lightly.loss.vicreg_loss import invariance_loss, variance_loss
 from lightly.models.modules.heads import ProjectionHead
 from torch import Tensor, nn
 
 from pretrain.models import feature_size
 from pretrain.objectives.objective import Objective, Wants, full_precision
 from pretrain.objectives.processes import gather_with_gradient
+from pretrain.objectives.redundancy import redundancy
 
 # Added to the variance before its root, whose slope would be infinite at 0.
 VARIANCE_EPSILON = 1e-4
@@ -81,6 +82,12 @@ class VICReg(Objective):
             }
             loss = sum(self.weights[name] * term for name, term in terms.items())
         return {"loss": loss, **terms}
+
+
+def covariance_loss(outputs: Tensor) -> Tensor:
+    """The sum of the squared covariances between different outputs (batch, dim), divided by dim."""
+    centred = outputs - outputs.mean(0)
+    return redundancy(centred.T @ centred / (len(outputs) - 1)) / outputs.shape[1]
 
 
 def check_constants(hidden_dim: int, dim: int, weights: dict[str, float]) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -81,12 +82,12 @@ def batch(seed: int = 0) -> dict[str, Tensor]:
     }
 
 
-def step(objective: Objective, parts: int, seed: int = 0) -> tuple[dict[str, Tensor], list[Tensor]]:
+def step(objective: Objective, parts: int, seed: int = 0, **other: float) -> tuple[dict[str, Tensor], list[Tensor]]:
     """Values and gradients of a step with a batch in parts; weights stay, and what else changes after it does."""
     torch.manual_seed(seed)
     objective.zero_grad()
     values = []
-    for part in split_batch(objective.with_draws(batch(seed)), parts):
+    for part in split_batch(objective.with_draws(batch(seed) | other), parts):
         values.append(objective(part))
         (values[-1]["loss"] / parts).backward()
     objective.after_step()
@@ -125,6 +126,16 @@ def test_the_parts_of_a_per_image_objective_are_the_large_batch(name, parts):
 def test_the_parts_of_any_other_objective_are_not(name):
     expected, found = step(build(name), 1), step(build(name), 2)
     assert largest_difference(found[1], expected[1]) > 1e-2
+
+
+@pytest.mark.parametrize("name", ["byol", "dino", "swav", "tico"])
+def test_schedules_follow_plain_scalars_too(name):
+    """Processes that train together move tensors to their GPU, which would be waited for; NumPy's scalars stay."""
+    found, expected = build(name), build(name)
+    losses = [step(found, 2, epoch=np.float64(20.0), progress=np.float64(0.2)), step(expected, 2)]
+    assert losses[0][0]["loss"] == losses[1][0]["loss"]
+    for key, value in expected.state_dict().items():
+        torch.testing.assert_close(found.state_dict()[key], value)
 
 
 @pytest.mark.parametrize("name", ["nnclr", "swav", "tico"])

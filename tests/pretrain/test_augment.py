@@ -22,7 +22,10 @@ from pretrain.augment import (
     draw_parameters,
     evaluation_view,
     make_view,
+    make_views,
+    views_together,
 )
+from pretrain.colour_together import paint
 from pretrain.config import ViewsConfig
 
 DRAWS = 2000
@@ -121,6 +124,23 @@ def test_the_order_of_jitter_is_kept(order):
     found = make_view(images, drawn, 20, MEAN, STD)
     for i in range(2):
         torch.testing.assert_close(found[i], torchvisions_view(images[i], drawn, i, 20), rtol=0, atol=5e-5)
+
+
+@pytest.mark.parametrize("views", [1, 3])
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_views_of_other_devices_are_those_of_a_cpu_to_a_grey_level(monkeypatch, views, interpolation):
+    monkeypatch.setattr("pretrain.colour_together.compiled", lambda device: paint)
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.randint(256, (12, 3, 6, 7), generator=generator).float()
+    images = torch.nn.functional.interpolate(coarse, (60, 70), mode="bicubic").clamp(0, 255).byte()
+    config = ViewsConfig(interpolation=interpolation, blur_probability=[0.5], brightness=0.2, contrast=0.2, hue=0.0)
+    drawn = [draw_parameters(torch.tensor([[60, 70]]).expand(12, -1), config, generator, view) for view in range(views)]
+    expected = make_views(images, drawn, 32, *NO_CHANGE)
+    for laid_out in (images, images.contiguous(memory_format=torch.channels_last)):
+        found = views_together(laid_out, drawn, 32, *NO_CHANGE).unflatten(0, (views, 12))
+        difference = (found - expected).abs() * 255
+        assert difference.mean() < 0.5
+        assert (difference > 3).float().mean() < 0.005
 
 
 def test_blur_touches_the_chosen_images_alone():

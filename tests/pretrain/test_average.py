@@ -97,6 +97,26 @@ def test_the_backbone_is_left_alone_and_the_average_is_for_evaluation():
     assert not any(parameter.requires_grad for parameter in average.backbone.parameters())
 
 
+def test_tensors_that_are_put_in_the_place_of_others_are_followed():
+    model, alike = backbone(), backbone()
+    average, expected = (WeightAverage(one, AverageConfig(decay=0.75, warmup=False)) for one in (model, alike))
+    for step in range(1, 6):
+        move(model, step)
+        move(alike, step)
+        if step == 3:
+            model[1].running_mean = model[1].running_mean.clone()
+            model[1].num_batches_tracked = model[1].num_batches_tracked.clone()
+        if step == 4:
+            state = {key: value.clone() for key, value in model.state_dict().items()}
+            model.load_state_dict(state, assign=True)
+            average.load_state_dict({key: value.clone() for key, value in average.state_dict().items()})
+        average.update(model, step)
+        expected.update(alike, step)
+    for key, value in expected.state_dict().items():
+        assert torch.equal(average.state_dict()[key], value), key
+    assert average.backbone[1].num_batches_tracked == 5
+
+
 class Twice(nn.Module):
     """A layer that is registered in two places."""
 

@@ -81,7 +81,7 @@ def test_the_head_is_the_published_one():
         objective = BarlowTwins(create_model("alexnet_bn", num_classes=0))
     published = 4096 * 8192 + 2 * 8192 * 8192 + 4 * 8192
     assert sum(weights.numel() for weights in objective.head.parameters()) == published
-    assert objective.criterion.lambda_param == 0.0051
+    assert objective.redundancy_weight == 0.0051
     assert objective.wants.views == 2
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pretrain import colour_together as module
-from pretrain.augment import draw_parameters, make_view
+from pretrain.augment import ViewParameters, draw_parameters, make_view
 from pretrain.colour import CONTRAST
 from pretrain.colour_together import NOTHING, colour_together, compiled, packed, paint, slots_of
 from pretrain.config import ViewsConfig
@@ -38,10 +38,15 @@ def both_ways(config: ViewsConfig, colours: object) -> tuple[torch.Tensor, torch
     return colours(view, drawn), make_view(images, drawn, SIZE, MEAN, STD)
 
 
+def blurs(drawn: ViewParameters) -> bool:
+    return bool((drawn.blur > 0).any())
+
+
 @pytest.mark.parametrize("grayscale_first", [True, False])
 def test_all_at_once_equals_view_by_view(grayscale_first):
     def painted(view, drawn):
-        return paint(view, packed(drawn), MEAN, STD, grayscale_first)
+        assert blurs(drawn)
+        return paint(view, packed(drawn), MEAN, STD, grayscale_first, True)
 
     found, expected = both_ways(replace(CONFIG, grayscale_first=grayscale_first), painted)
     near_threshold = (expected * STD[:, None, None] + MEAN[:, None, None] - 0.5).abs() < 1e-4
@@ -53,9 +58,25 @@ def test_what_no_sample_has_changes_nothing():
     config = replace(CONFIG, blur_probability=[0.0], solarize_probability=[0.0])
 
     def painted(view, drawn):
-        return paint(view, packed(drawn), MEAN, STD, True)
+        with_blur, without = (paint(view, packed(drawn), MEAN, STD, True, blurs) for blurs in (True, False))
+        assert torch.equal(with_blur, without)
+        return without
 
     torch.testing.assert_close(*both_ways(config, painted), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("probability", [0.0, 0.05])
+def test_the_blur_is_left_out_where_no_sample_has_it(monkeypatch, probability):
+    asked = []
+    monkeypatch.setattr(module, "compiled", lambda device: lambda *arguments: asked.append(arguments) or arguments[0])
+    config = replace(CONFIG, blur_probability=[probability])
+
+    def coloured(view, drawn):
+        colour_together(view, drawn, MEAN, STD)
+        assert asked[-1][-1] is blurs(drawn) is (probability > 0)
+        return view
+
+    both_ways(config, coloured)
 
 
 def test_every_order_keeps_its_operations_around_the_contrast():
@@ -68,12 +89,15 @@ def test_every_order_keeps_its_operations_around_the_contrast():
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("c++"), reason="torch.compile needs a C++ compiler on a CPU, and there is no c++")
 def test_compiled_colours_equal_plain_ones():
+    """With blur and without it, in turn, as the batches of one run may have it."""
+
     def coloured(view, drawn):
         return colour_together(view, drawn, MEAN, STD)
 
-    found, expected = both_ways(CONFIG, coloured)
-    assert (found - expected).abs().median() < 1e-6
-    assert ((found - expected).abs() > 1e-3).float().mean() < 1e-3
+    for probability in (0.5, 0.0, 0.5):
+        found, expected = both_ways(replace(CONFIG, blur_probability=[probability]), coloured)
+        assert (found - expected).abs().median() < 1e-6
+        assert ((found - expected).abs() > 1e-3).float().mean() < 1e-3
 
 
 def test_without_a_compiler_colours_are_made_all_the_same_and_it_is_said_once(monkeypatch, capsys):

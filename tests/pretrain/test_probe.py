@@ -224,6 +224,36 @@ def test_collapse_is_warned_of_once_even_after_resuming(tiny_shards, capsys):
     assert "lower optimizer.lr" in said
 
 
+def rows_of_rank(rank: int, features: int) -> torch.Tensor:
+    """Unit rows (400, features) in so many directions, far apart from each other."""
+    return F.normalize(unit(400, rank, 0) @ unit(rank, features, 1), dim=1)
+
+
+@pytest.mark.parametrize(
+    ("rank", "features", "keys", "warned"),
+    [
+        (1, 300, {}, True),
+        (2, 300, {}, True),
+        (20, 300, {}, False),
+        (2, 300, {"collapse_rank": 1.5}, False),
+        (1, 300, {"collapse_rank": 0.0}, False),
+        # Few features have a low rank without any collapse.
+        (2, 60, {}, False),
+    ],
+)
+def test_features_in_few_directions_are_warned_of_though_their_spread_is_large(
+    tiny_shards, capsys, rank, features, keys, warned
+):
+    one, rows = probe(tiny_shards, **keys), rows_of_rank(rank, features)
+    measured = one.shape_of(rows)
+    assert measured["feature_std"] > 0.5
+    for _ in range(2):
+        one.warn_of_collapse(measured, min(rows.shape))
+    said = capsys.readouterr().err
+    assert said.count("WARNING: the features are collapsing") == warned
+    assert (f"RankMe {measured['rankme']:.1f} of {features} (warned below 3.00)" in said) == warned
+
+
 def test_time_is_counted_by_measure(tiny_shards):
     one = probe(tiny_shards, tiny_shards, mirrored_views)
     one.measure(Pixels())

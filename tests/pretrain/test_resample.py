@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from pretrain.resample import resample, resample_nearest, resample_together
+from pretrain.resample import float_planes, resample, resample_nearest, resample_together
 
 
 def random_images(count: int, height: int, width: int, seed: int = 0) -> torch.Tensor:
@@ -37,6 +37,23 @@ def test_resample_equals_torchvisions_resized_crop(interpolation, data, height, 
     together = resample_together(*arguments)
     assert torch.equal(together, together.round())
     torch.testing.assert_close(together, theirs(image).float(), rtol=0, atol=1 if interpolation == "bilinear" else 2)
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_views_can_share_float_planes_and_lie_one_after_the_other(interpolation):
+    images = random_images(3, 20, 30).contiguous(memory_format=torch.channels_last)
+    planes = float_planes(images)
+    assert planes.is_contiguous()
+    assert torch.equal(planes, images.float())
+    assert float_planes(planes) is planes
+    views = torch.full((2, 3, 3, 16, 16), -1.0)
+    for view, crop in zip(views, ([0, 0, 20, 30], [-2, 3, 12, 9]), strict=True):
+        arguments = (torch.tensor([crop]).expand(3, -1), 16, torch.tensor([True, False, True]), interpolation)
+        resample_together(planes, *arguments, out=view)
+        assert torch.equal(view, resample_together(images, *arguments))
+        assert view.min() >= 0
+        assert view.max() <= 255
+    assert torch.equal(planes, images.float()), "the next view is made of them too"
 
 
 @pytest.mark.parametrize("corner", [(-4, -4), (-4, 4), (0, 0), (3, -1), (4, 4)])

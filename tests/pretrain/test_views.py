@@ -177,6 +177,19 @@ def test_views_of_several_steps_at_once_are_those_of_each(monkeypatch):
             torch.testing.assert_close(made[key], alone[key], rtol=0, atol=1e-5)
 
 
+def test_batches_are_brought_to_the_device_one_by_one_and_joined_there(monkeypatch):
+    """The meta device stands for a GPU: what is there has left the CPU."""
+    seen = []
+    monkeypatch.setattr(ViewMaker, "training", lambda self, batch, step, steps: seen.append(batch) or {})
+    monkeypatch.setattr("pretrain.views.split_batch", lambda made, parts: [made] * parts)
+    views = ViewMaker(CONFIG, SPEC, Wants(label=True), SEED, torch.device("meta"))
+    batches = [batch_of() | {"gaze": torch.zeros(IMAGES)} for _ in range(3)]
+    assert len(list(views.stream(batches, 0, StepTimer(CPU)))) == 3
+    devices = {key: value.device.type for key, value in seen[0].items()}
+    assert devices == {"images": "meta", "index": "meta", "label": "meta", "sizes": "cpu"}, "and nothing unused"
+    assert seen[0]["images"].shape == (3 * IMAGES, 3, 48, 48)
+
+
 def test_views_of_clips_are_made_of_what_the_reader_gives():
     generator = seeded("clips")
     frames, sizes = torch.tensor([9, 12, 5]), torch.full((3, 2), 30)
