@@ -16,6 +16,7 @@ from pretrain.durable import checksum_path, sync_folder, write_atomically
 
 HIGHEST_FIRST = ("single_trial_correlation", "top1", "knn_accuracy")
 MEAN_LOSS = "mean_loss"
+BEST = "best.pt"
 
 
 @dataclass
@@ -58,15 +59,20 @@ class Best:
 
 def keep_as_best(checkpoint: Path) -> Path:
     """Keep a checkpoint file as `best.pt` too; it shares the bytes, so it costs no room until the original goes."""
-    best = checkpoint.with_name("best.pt")
+    best = checkpoint.with_name(BEST)
+    if best.exists() and best.samefile(checkpoint):
+        return best  # renaming one name of a file to another of its names would leave both
     digest = checksum_path(checkpoint).read_text().split()[0]
     temporary = best.with_name(f".{best.name}.{os.getpid()}.tmp")
     temporary.unlink(missing_ok=True)
     try:
-        os.link(checkpoint, temporary)
-    except OSError:  # some network file systems have no hard links
-        shutil.copyfile(checkpoint, temporary)
-    write_atomically(checksum_path(best), lambda file: file.write(f"{digest}  {best.name}\n".encode()))
-    os.replace(temporary, best)
+        try:
+            os.link(checkpoint, temporary)
+        except OSError:  # some network file systems have no hard links
+            shutil.copyfile(checkpoint, temporary)
+        write_atomically(checksum_path(best), lambda file: file.write(f"{digest}  {best.name}\n".encode()))
+        os.replace(temporary, best)
+    finally:
+        temporary.unlink(missing_ok=True)
     sync_folder(best.parent)
     return best

@@ -4,6 +4,7 @@ What comes in: state dicts and plain values. What goes out: `checkpoints/step-00
 SHA-256 beside it; backbones with their weights, from our own checkpoints and from published files.
 """
 
+import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from torch import nn
 
 from pretrain.average import Average
+from pretrain.best import BEST
 from pretrain.core_backbone import create_backbone
 from pretrain.durable import checksum_path, is_intact, write_atomically
 from pretrain.models import create_model, model_info
@@ -20,6 +22,7 @@ from pretrain.published import PublishedWeights, select_matching, select_weights
 from pretrain.weights_file import read_weights
 
 FORMAT = "murine-checkpoint-1"
+DAMAGED = ".damaged"
 
 
 @dataclass(frozen=True)
@@ -45,12 +48,15 @@ class TrainedBackbone:
 
 
 def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int) -> Path:
-    """Write the state as the checkpoint of `step` and remove all but the newest `keep`."""
+    """Write the state as the checkpoint of `step` and remove all but the newest `keep` up to it.
+
+    Those of later steps are not this training's, and are neither counted nor removed.
+    """
     folder.mkdir(exist_ok=True)
     path = folder / f"step-{step:09d}.pt"
     state = {"format": FORMAT, "step": step, **state}
     write_atomically(path, lambda file: torch.save(state, file), checksum=True)
-    for old in list_checkpoints(folder)[:-keep]:
+    for old in [one for one in list_checkpoints(folder) if one.name <= path.name][:-keep]:
         old.unlink()
         checksum_path(old).unlink(missing_ok=True)
     return path
@@ -62,12 +68,41 @@ def list_checkpoints(folder: Path) -> list[Path]:
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint that is intact; a damaged one is said and passed over."""
-    for path in reversed(list_checkpoints(folder)):
+    """The newest checkpoint that is intact, or else that of the best epoch; a damaged one is said and passed over."""
+    return sort_by_damage(folder)[0]
+
+
+def checkpoint_to_resume(folder: Path) -> tuple[Path | None, list[Path]]:
+    """The newest intact checkpoint, and all that are damaged where there is none.
+
+    Damaged ones that are newer are renamed to `<name>.damaged`, so that they count no more.
+    """
+    found, damaged = sort_by_damage(folder)
+    if found is None:
+        return None, damaged + sorted(folder.glob(f"*{DAMAGED}"))
+    for path in damaged:
+        set_aside(path)
+    return found, []
+
+
+def sort_by_damage(folder: Path) -> tuple[Path | None, list[Path]]:
+    """The newest checkpoint that is intact, if any, and the damaged ones that were passed over."""
+    damaged: list[Path] = []
+    best = [path for path in (folder / BEST,) if path.exists()]
+    for path in [*reversed(list_checkpoints(folder)), *best]:
         if is_intact(path):
-            return path
+            return path, damaged
         say(f"checkpoint {path} is damaged (its SHA-256 does not match); trying the one before")
-    return None
+        damaged.append(path)
+    return None, damaged
+
+
+def set_aside(path: Path) -> None:
+    """Rename a damaged checkpoint to `<name>.damaged`."""
+    checksum_path(path).unlink(missing_ok=True)
+    kept = path.with_name(path.name + DAMAGED)
+    os.replace(path, kept)
+    say(f"renamed {path} to {kept.name}, which nothing reads")
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

@@ -78,9 +78,9 @@ def write_atomically(path: Path, write: Callable[[io.RawIOBase], Any], checksum:
     return digest
 
 
-def remove_leftovers(folder: Path) -> None:
+def remove_leftovers(folder: Path, files: str = ".*.tmp") -> None:
     """Remove the temporary files of a process that was killed while it wrote into the folder."""
-    for path in folder.glob(".*.tmp"):
+    for path in folder.glob(files):
         path.unlink(missing_ok=True)
 
 

@@ -7,7 +7,8 @@ take more memory than others and memory is cut into pieces as training goes on.
 
 import gc
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -96,21 +97,70 @@ def fits_in_memory(try_step: Callable[[int], None], size: int) -> bool:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory is exhausted, on a GPU or a CPU."""
-    return isinstance(error, torch.OutOfMemoryError) or (
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
         isinstance(error, RuntimeError) and any(sign in str(error) for sign in SIGNS)
     )
 
 
-def explain_out_of_memory(error: BaseException, batch_size: int, device: torch.device) -> str:
-    """One line: how much was wanted where, and which keys need less."""
-    wanted = re.search(r"[Tt]ried to allocate ([\d.]+ \w+)", str(error))
-    more = f" for {wanted[1]} more" if wanted else ""
-    half = max(batch_size // 2, 1)
+def explain_out_of_memory(
+    error: BaseException, batch_size: int, device: torch.device, less_memory: str | None = None
+) -> str:
+    """One line: how much was wanted where, and which keys need less: `less_memory`, or those of a pretraining."""
+    remedies = less_memory or keys_of_less_memory(batch_size, device)
+    return f"{memory_of(device)} has no room{wanted_more(error)} with batch_size={batch_size}; {remedies}"
+
+
+def keys_of_less_memory(
+    batch_size: int,
+    device: torch.device,
+    accumulate: int = 1,
+    precision: str = "32-true",
+    activation_checkpointing: bool = False,
+) -> str:
+    """Which keys of a pretraining need less memory than they do as they are set."""
+    smaller = [f"batch_size={batch_size // 2}"] if batch_size > 1 else []
+    if device.type == "cuda":
+        smaller.append("batch_size=auto")
+    kept = [f"accumulate={2 * accumulate}"] if batch_size % (2 * accumulate) == 0 else []
+    if precision == "32-true":
+        kept.append("precision=bf16-mixed")
+    if not activation_checkpointing:
+        kept.append("activation_checkpointing=true")
+    keep = ", ".join(kept) + (" or " if kept else "") + "a smaller views.size"
+    return f"set {' or '.join(smaller)}, or keep it with {keep}" if smaller else f"train with {keep}"
+
+
+@contextmanager
+def memory_before_training() -> Iterator[None]:
+    """Say in one line that memory ended before the first step, in the block or the function that this decorates.
+
+    Raises:
+        MemoryError: it did.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        where = "the GPU" if isinstance(error, torch.OutOfMemoryError) else "the machine"
+        raise MemoryError(explain_before_training(error, f"the memory of {where}")) from error
+
+
+def explain_before_training(error: BaseException, memory: str) -> str:
+    """One line: how much was wanted before there was a batch, and what needs less."""
     return (
-        f"{memory_of(device)} has no room{more} with batch_size={batch_size}; set batch_size={half} or "
-        "batch_size=auto, or keep it with accumulate=2, precision=bf16-mixed, activation_checkpointing=true or a "
-        "smaller views.size"
+        f"{memory} has no room{wanted_more(error)} for the weights, the heads and what the optimiser keeps; take a "
+        "smaller model or smaller heads (objective_args), or an optimizer.name that keeps less"
     )
+
+
+def wanted_more(error: BaseException) -> str:
+    """How much an error says was asked for in vain, in GiB where it says bytes."""
+    wanted = re.search(r"[Tt]ried to allocate ([\d.]+) (\w+)", str(error))
+    if not wanted:
+        return ""
+    size, unit = wanted.groups()
+    return f" for {float(size) / 2**30:,.2f} GiB more" if unit == "bytes" else f" for {size} {unit} more"
 
 
 def memory_of(device: torch.device) -> str:

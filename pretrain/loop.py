@@ -10,14 +10,15 @@ import errno
 import math
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import torch
 from lightning_fabric import Fabric
@@ -31,6 +32,7 @@ from pretrain.average import Average
 from pretrain.best import Best, keep_as_best
 from pretrain.checkpoint import (
     BackboneSpec,
+    checkpoint_to_resume,
     newest_checkpoint,
     read_checkpoint,
     restore_training_state,
@@ -39,23 +41,37 @@ from pretrain.checkpoint import (
 )
 from pretrain.config import CheckpointConfig
 from pretrain.durable import remove_leftovers
-from pretrain.largest_batch import explain_out_of_memory, is_out_of_memory
+from pretrain.largest_batch import (
+    explain_before_training,
+    explain_out_of_memory,
+    is_out_of_memory,
+    keys_of_less_memory,
+    memory_of,
+)
 from pretrain.probe import FeaturesNotFinite
+from pretrain.process_group import is_lost_process
 from pretrain.profiler import profile_steps
 from pretrain.progress import Meter, progress, say
 from pretrain.randomness import derived_seed, seed_draws
 from pretrain.run_folder import MetricsFile, RunFolder
 from pretrain.step_timer import StepTimer
-from pretrain.trackers import Tracker
+from pretrain.trackers import Tracker, first_line
 
 # Slurm sends SIGUSR1 where a job asked to be warned before its time is over (--signal=USR1@120).
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NAMED_IMAGES = 8
+# Above the number of any step, and of its product with any number of processes.
+NO_STEP = 2**62
 
 
 class TrainingStopped(RuntimeError):
-    """Training cannot go on; the message says why and what to do."""
+    """Training cannot go on; the message says why and what to do.
+
+    `told`: of several processes, those after the first have said already what they alone know.
+    """
+
+    told = True
 
 
 class Remembering(Protocol):
@@ -89,6 +105,8 @@ class Task:
     which `measure_due(step)`, and notes how far it is; `remember` has a state that is saved and restored, by name.
     `parts(batch)` cuts a batch into parts whose losses are added up; without it, a batch is cut into `accumulate` equal
     parts, whose losses are averaged. A batch has tensors by name, or by group and name. `samples` is what they are of.
+    `less_memory` names keys that need less, where they are not those of a pretraining; `activation_checkpointing` says
+    that this one of those is set. `at_end()` is called when all steps are done.
     """
 
     objective: nn.Module
@@ -115,6 +133,9 @@ class Task:
     profile: bool = False
     title: str = "pretrain"
     samples: str = "images"
+    less_memory: str | None = None
+    activation_checkpointing: bool = False
+    at_end: Callable[[], None] | None = None
 
     @property
     def steps(self) -> int:
@@ -144,7 +165,9 @@ class Log:
 
     def close(self, failed: bool) -> None:
         for tracker in self.trackers or ():
-            tracker.close(failed)
+            # What a full disk does not take of a training that failed must not hide why it did.
+            with suppress(OSError) if failed else nullcontext():
+                tracker.close(failed)
 
 
 class StopSignal:
@@ -180,9 +203,14 @@ class Training:
         self.task, self.fabric, self.run = task, fabric, run
         self.checkpoints = run.path / "checkpoints"
         self.best = Best()
-        self.step = self.resume()
-        # After resuming, so that the wrapped optimiser keeps the restored momentum on the device.
-        self.model, self.optimizer = fabric.setup(task.objective, task.optimizer)
+        try:
+            self.step = self.resume()
+            # After resuming, so that the wrapped optimiser keeps the restored momentum on the device.
+            self.model, self.optimizer = fabric.setup(task.objective, task.optimizer)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            self.fail(explain_before_training(error, memory_of(fabric.device)), error)
         self.timer = StepTimer(fabric.device)
         self.unchecked: list[tuple[int, Tensor, dict[str, Tensor]]] = []
         self.shapes: dict[str, tuple[int, ...]] = {}
@@ -192,10 +220,12 @@ class Training:
         self.logged_step = self.step
 
     def resume(self) -> int:
-        """Restore the newest intact checkpoint, if there is one; returns its step."""
-        if self.fabric.is_global_zero:
-            remove_leftovers(self.checkpoints)
-        path = newest_checkpoint(self.checkpoints)
+        """Restore the newest intact checkpoint, if there is one; returns its step.
+
+        Raises:
+            TrainingStopped: there are checkpoints, and none is intact.
+        """
+        path = self.checkpoint_to_resume()
         if path is None:
             return 0
         state = read_checkpoint(path)
@@ -212,6 +242,22 @@ class Training:
             say(f"going on from {path} (step {state['step']:,} of {self.task.steps:,})")
         return state["step"]
 
+    def checkpoint_to_resume(self) -> Path | None:
+        """The checkpoint that all processes go on from, which the first one looks for."""
+        found: tuple[Path | None, list[Path]] = (None, [])
+        if self.fabric.is_global_zero:
+            remove_leftovers(self.checkpoints)
+            found = checkpoint_to_resume(self.checkpoints)
+        path, damaged = self.fabric.broadcast(found)
+        if damaged:
+            names = ", ".join(each.name for each in damaged)
+            self.stop(
+                f"no checkpoint in {self.checkpoints} is intact ({names}); to train from the start remove that "
+                "folder, or choose another out=",
+                together=True,
+            )
+        return path
+
     @property
     def finished(self) -> bool:
         """Whether all steps are done, or the judge has ended training."""
@@ -224,31 +270,69 @@ class Training:
             TrainingStopped: the loss is not finite, or memory or disk are full.
             KeyboardInterrupt: a signal asked to stop; the state is saved.
         """
-        task = self.task
-        trackers = task.open_trackers(self.step) if self.fabric.is_global_zero else None
-        self.log = Log(self.run.path, self.step, trackers, task.samples)
-        shown = progress(task.title, task.steps * task.batch_size, self.step * task.batch_size)
+        try:
+            with self.logging():
+                self.take_steps()
+        except TrainingStopped:
+            raise
+        except Exception as error:
+            if what := self.explained(error):
+                self.fail(what, error)
+            raise
+        if self.task.at_end:
+            self.task.at_end()
+
+    @contextmanager
+    def logging(self) -> Iterator[None]:
+        """The log, with what the trackers keep, for the duration of the block."""
+        trackers = self.task.open_trackers(self.step) if self.fabric.is_global_zero else None
+        self.log = Log(self.run.path, self.step, trackers, self.task.samples)
         failed = True
         try:
-            with StopSignal() as stop, shown as meter, self.profiler() as profiler:
-                if self.step == 0 and task.judge and task.judge.from_start:
-                    task.judge.judge(task.objective, self.measure(-1, meter), 0, last=False)
-                for batch in task.prepared(self.step, self.timer):
-                    self.train_step(batch)
-                    if profiler:
-                        profiler.step()
-                    self.after_step(meter, stop)
-                    if self.finished:
-                        break
+            yield
             failed = False
-        except FeaturesNotFinite as error:
-            self.fail(f"{error}; this was measured at step {self.step:,}", error)
-        except RuntimeError as error:
-            if not is_out_of_memory(error):
-                raise
-            self.fail(explain_out_of_memory(error, task.batch_size, self.fabric.device), error)
         finally:
             self.log.close(failed)
+
+    def take_steps(self) -> None:
+        """All steps from the one that training goes on from."""
+        task = self.task
+        shown = progress(task.title, task.steps * task.batch_size, self.step * task.batch_size)
+        with StopSignal() as stop, shown as meter, self.profiler() as profiler:
+            if self.step == 0 and task.judge and task.judge.from_start:
+                task.judge.judge(task.objective, self.measure(-1, meter), 0, last=False)
+            for batch in task.prepared(self.step, self.timer):
+                self.train_step(batch)
+                if profiler:
+                    profiler.step()
+                self.after_step(meter, stop)
+                if self.finished:
+                    break
+
+    def explained(self, error: Exception) -> str | None:
+        """What an error means for the training, in one line; None where it is not one that is known."""
+        if isinstance(error, FeaturesNotFinite):
+            return f"{error}; this was measured at step {self.step:,}"
+        if isinstance(error, OSError) and error.errno in NO_SPACE:
+            return (
+                f"no space in {error.filename or self.run.path} at step {self.step:,} ({error.strerror}); make room, "
+                "and the same command goes on"
+            )
+        if is_out_of_memory(error):
+            return explain_out_of_memory(error, self.task.batch_size, self.fabric.device, self.less_memory())
+        if self.fabric.world_size == 1:
+            return None
+        if is_lost_process(error):
+            return f"another process of this training has ended, and its own line says why ({first_line(error)})"
+        # Of an error in one of the others, the first process would only know that it ended.
+        return None if self.fabric.is_global_zero else f"{type(error).__name__}: {first_line(error)}"
+
+    def less_memory(self) -> str:
+        """Keys that need less memory."""
+        task, precision = self.task, self.fabric.strategy.precision.precision
+        return task.less_memory or keys_of_less_memory(
+            task.batch_size, self.fabric.device, task.accumulate, precision, task.activation_checkpointing
+        )
 
     def profiler(self) -> AbstractContextManager:
         """The profiler that a run is asked for, on the first process."""
@@ -324,9 +408,15 @@ class Training:
 
     def show(self, epoch: int, meter: Meter) -> None:
         """Move the progress on, and log when it is time."""
-        if self.step % self.task.log_every == 0:
+        if self.row_is_due():
             self.log_step(epoch)
         meter.advance(self.task.batch_size, f"epoch {epoch + 1}/{self.task.epochs}  {self.shown}")
+
+    def row_is_due(self) -> bool:
+        """Whether a row is logged: every so many steps, at the last one, and at the end of epochs that are shorter."""
+        task = self.task
+        ends_short_epoch = task.steps_per_epoch < task.log_every and self.step % task.steps_per_epoch == 0
+        return self.step % task.log_every == 0 or self.step == task.steps or ends_short_epoch
 
     def save_if_due(self, epoch: int, stop: StopSignal) -> None:
         """Save within an epoch when it is time, or when a signal asks to stop."""
@@ -384,14 +474,29 @@ class Training:
         if not self.unchecked:
             return
         steps, losses, indices = zip(*self.unchecked, strict=True)
-        for step, loss, index in zip(steps, torch.stack(losses).tolist(), indices, strict=True):
-            if not math.isfinite(loss):
-                self.fail(
-                    f"the loss is {loss} at step {step:,}, {self.described(index)}; lower optimizer.lr, with another "
-                    f"out=, or look at these {self.task.samples}"
-                )
+        losses = torch.stack(losses).tolist()
+        broken = next((number for number, loss in enumerate(losses) if not math.isfinite(loss)), None)
+        if first := self.first_of_processes(None if broken is None else steps[broken]):
+            step, owner = first
+            what = ""
+            if self.fabric.global_rank == owner:
+                what = f"the loss is {losses[broken]} at step {step:,}, {self.described(indices[broken])}"
+            self.fail(
+                f"{self.fabric.broadcast(what, src=owner)}; lower optimizer.lr, with another out=, or look at these "
+                f"{self.task.samples}",
+                together=True,
+            )
+        for loss in losses:
             self.best.add_loss(loss)
         self.unchecked.clear()
+
+    def first_of_processes(self, step: int | None) -> tuple[int, int] | None:
+        """The earliest of the steps that processes name, and the first process that names it; None if none does."""
+        world = self.fabric.world_size
+        first = NO_STEP if step is None else step * world + self.fabric.global_rank
+        if world > 1:
+            first = -int(self.fabric.all_reduce(torch.tensor(-first, device=self.fabric.device), reduce_op="max"))
+        return None if first == NO_STEP else divmod(first, world)
 
     def described(self, indices: dict[str, Tensor]) -> str:
         """What a batch held, and the keys of its first images in the shards, or the numbers of each group's."""
@@ -399,12 +504,23 @@ class Training:
         named = "; ".join(f"{key.rpartition('/')[0]} {numbers(index)}".strip() for key, index in indices.items())
         return f"whose batch held {held} of the {self.task.samples} {named}"
 
-    def fail(self, what: str, error: BaseException | None = None) -> None:
-        """Stop for good, with the last checkpoint that was good."""
+    def fail(self, what: str, error: BaseException | None = None, together: bool = False) -> NoReturn:
+        """Stop for good, with the last checkpoint that was good; `together` where all processes do for the same."""
         good = newest_checkpoint(self.checkpoints)
+        self.stop(f"{what}; the last good checkpoint is {good or 'none yet'}", error, together)
+
+    def stop(self, message: str, error: BaseException | None = None, together: bool = False) -> NoReturn:
+        """Stop for good: the first process notes why in the status, another says what it alone knows."""
         if self.fabric.is_global_zero:
-            self.run.status(state="failed", message=what)
-        raise TrainingStopped(f"{what}; the last good checkpoint is {good or 'none yet'}") from error
+            # A full disk must not hide the message.
+            with suppress(OSError):
+                self.run.status(state="failed", message=message)
+        elif not (together or is_lost_process(error)):
+            print(f"process {self.fabric.global_rank}: {message}", file=sys.stderr, flush=True)
+        if together:
+            # The end of another process ends the first one, which may still be writing.
+            self.fabric.barrier()
+        raise TrainingStopped(message) from error
 
     def finish_epoch(self, epoch: int, meter: Meter, stop: StopSignal) -> None:
         """Probe, and save what was probed; the checkpoint of the best epoch is kept beside the newest ones.
@@ -463,16 +579,7 @@ class Training:
         state["remembered"] = {name: remembering.state() for name, remembering in task.remembering.items()}
         if broken := not_finite(state["backbone"] | state["heads"]):
             self.fail(f"{broken!r} is not finite at step {self.step:,}; lower optimizer.lr, with another out=")
-        try:
-            return save_checkpoint(self.checkpoints, self.step, state, task.saving.keep)
-        except OSError as error:
-            if error.errno not in NO_SPACE:
-                raise
-            self.fail(
-                f"no space for the checkpoint of step {self.step:,} in {self.checkpoints} ({error.strerror}); make "
-                "room, and the same command goes on",
-                error,
-            )
+        return save_checkpoint(self.checkpoints, self.step, state, task.saving.keep)
 
 
 def not_finite(weights: dict[str, Tensor]) -> str | None:

@@ -1,7 +1,8 @@
 """What share of the time of a run its probes take.
 
 What comes in: the beginnings and ends of probes and of their parts. What goes out: one line, once, when probes have
-taken more than 5 % of the time so far, after the first minute, with the figures and the keys that change it.
+taken more than 5 % of the time so far, after the first minute or at the end of training, with the figures and the
+keys that change it.
 """
 
 import time
@@ -46,7 +47,8 @@ class ProbeTime:
         yield
         self.since = self.clock()
         self.probing += self.since - begun
-        self.tell_if_costly()
+        if self.probing + self.training >= FEWEST_SECONDS:
+            self.tell_if_costly()
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
@@ -55,9 +57,15 @@ class ProbeTime:
         yield
         self.parts[name] = self.parts.get(name, 0.0) + self.clock() - begun
 
+    def tell_at_end(self) -> None:
+        """At the end of training, say what is not said yet, however short it was."""
+        now = self.clock()
+        self.training, self.since = self.training + now - self.since, now
+        self.tell_if_costly()
+
     def tell_if_costly(self) -> None:
         """Say once that probes take more than their share."""
-        if self.told or self.share <= MOST_SHARE or self.probing + self.training < FEWEST_SECONDS:
+        if self.told or self.share <= MOST_SHARE:
             return
         self.told = True
         dearest = max(self.parts, key=self.parts.get, default="")

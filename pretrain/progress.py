@@ -4,7 +4,6 @@ What comes in: a total, and advances with short notes ("loss 3.21"). What goes o
 plain line now and then where output goes to a file.
 """
 
-import os
 import sys
 import time
 from collections.abc import Iterator
@@ -12,6 +11,8 @@ from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from pretrain.process_group import is_first_process
 
 LINE_INTERVAL_S = 10.0
 
@@ -58,6 +59,5 @@ def progress(label: str, total: int, done: int = 0) -> Iterator[Meter]:
 
 def say(line: str) -> None:
     """One line for the user, on stderr so that tables on stdout stay clean; of several processes the first speaks."""
-    if os.environ.get("LOCAL_RANK", "0") != "0":
-        return
-    print(line, file=sys.stderr, flush=True)
+    if is_first_process():
+        print(line, file=sys.stderr, flush=True)

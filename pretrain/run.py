@@ -24,6 +24,7 @@ from pretrain.checkpoint import BackboneSpec, load_matching
 from pretrain.config import AUTO, PretrainConfig
 from pretrain.core_backbone import CoreBackbone, create_backbone
 from pretrain.execution import set_up_execution
+from pretrain.largest_batch import memory_before_training
 from pretrain.loop import Task, Training
 from pretrain.models import IMAGENET_MEAN, IMAGENET_STD, TIMM_PREFIX, core_names, model_info
 from pretrain.models.sync_norm import convert_sync_batch_norm
@@ -48,6 +49,7 @@ MOST_READERS = 8
 SHEET_IMAGES = 8
 
 
+@memory_before_training()
 def pretrain(config: PretrainConfig, report: Callable[[dict[str, float]], None] | None = None) -> Path:
     """Train a backbone without labels and return its run folder; the same config resumes the same folder.
 
@@ -58,6 +60,7 @@ def pretrain(config: PretrainConfig, report: Callable[[dict[str, float]], None] 
     Raises:
         ValueError, FileNotFoundError, FileExistsError: one line on what is wrong with the config or the data.
         pretrain.loop.TrainingStopped: the loss is not finite, or memory or disk are full.
+        MemoryError: memory ended before the first step.
         KeyboardInterrupt: a signal asked to stop; the state is saved.
     """
     require_consistent(config)
@@ -183,8 +186,16 @@ def require_wanted(config: PretrainConfig, wants: Wants, train: ShardSet) -> Non
         )
 
 
+def require_device(accelerator: str) -> None:
+    """One line where a kind of device is asked for that is not here."""
+    here = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
+    if accelerator in here and not here[accelerator]():
+        raise ValueError(f"accelerator={accelerator}, and no such device is found here; set accelerator=auto or cpu")
+
+
 def make_fabric(config: PretrainConfig, unused: bool = False) -> Fabric:
     """The devices of a run; `unused` says that some parameters of the backbone take no part in its output."""
+    require_device(config.accelerator)
     # Buffers follow from the data that all processes gather (the bank) or differ little (batch norm's statistics);
     # sending them at every step would cost more than the step.
     strategy = DDPStrategy(broadcast_buffers=False, find_unused_parameters=unused) if config.devices > 1 else "auto"
@@ -297,6 +308,8 @@ def make_task(
         average=make_average(objective.backbone, config.average, optimizer),
         remember={"probe": probe, "damage": damage},
         profile=config.profile,
+        activation_checkpointing=config.activation_checkpointing,
+        at_end=probe.time.tell_at_end,
     )
 
 

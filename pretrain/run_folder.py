@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from pretrain.durable import write_atomically
+from pretrain.durable import remove_leftovers, write_atomically
 
 VERSIONS_OF = ("murine", "torch", "torchvision", "timm", "lightly", "webdataset", "numpy", "scikit-learn")
 HASH_LENGTH = 8
@@ -38,6 +38,8 @@ class RunFolder:
         }
         if (path / "status.json").exists():
             earlier = json.loads((path / "status.json").read_text())
+            # Why it stopped before is no fact of the run that goes on.
+            earlier.pop("message", None)
             self.facts = earlier | self.facts | {"started": earlier["started"]}
 
     def status(self, **facts: Any) -> None:
@@ -63,6 +65,9 @@ def open_run(config: Any, kind: str, name: str) -> RunFolder:
         defaults = flatten(config_keys(type(config)()))
         require_same_config(path, defaults | flatten(yaml.safe_load(config_file.read_text())), flatten(keys))
         return RunFolder(path, kind)
+    if path.is_dir():
+        # A kill while the config was written leaves a folder that is as good as empty.
+        remove_leftovers(path, f".{config_file.name}.*.tmp")
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise FileExistsError(f"{path} exists and is not a run folder; choose another out=")
     path.mkdir(parents=True, exist_ok=True)

@@ -8,6 +8,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
+from pretrain.process_group import is_first_process, is_lost_process
 from ray_jobs.config import VERBS, compose, find_verb, load, to_yaml
 from ray_jobs.help import OPTIONS, command_help, verb_help
 from ray_jobs.keys import ConfigError, did_you_mean
@@ -19,6 +20,7 @@ MISTAKES = (
     ValueError,
     FileNotFoundError,
     FileExistsError,
+    MemoryError,
     NotADirectoryError,
     IsADirectoryError,
     PermissionError,
@@ -93,5 +95,14 @@ def _complain(error: BaseException, arguments: list[str], options: list[str], li
     if "--debug" in options:
         traceback.print_exception(error)
     verb = arguments[0] if arguments and arguments[0] in VERBS else None
-    print(f"murine {verb}: {line}" if verb else f"murine: {line}", file=sys.stderr)
+    if not _is_told(error):
+        print(f"murine {verb}: {line}" if verb else f"murine: {line}", file=sys.stderr)
     return code
+
+
+def _is_told(error: BaseException) -> bool:
+    """Whether a process that trains with others leaves an error to the first of them, or has said it (`told`)."""
+    if is_first_process():
+        return False
+    everywhere = isinstance(error, (KeyboardInterrupt, *MISTAKES))
+    return everywhere or is_lost_process(error) or getattr(error, "told", False)

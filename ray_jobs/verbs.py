@@ -112,9 +112,12 @@ def simulate(config: SimulationConfig) -> None:
 
 def pretrain(config: PretrainConfig) -> None:
     """Train a backbone."""
+    from pretrain.process_group import is_first_process
     from pretrain.run import pretrain as run
 
-    print(run(config))
+    folder = run(config)
+    if is_first_process():
+        print(folder)
 
 
 def views(config: PretrainConfig) -> None:

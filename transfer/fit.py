@@ -21,10 +21,11 @@ from pretrain.autoclip import AutoClip
 from pretrain.average import make_average
 from pretrain.execution import checkpoint_activations
 from pretrain.freed_memory import keep_freed_memory
+from pretrain.largest_batch import memory_before_training
 from pretrain.loop import Judge, Task, Training
 from pretrain.optimizer import require_known_optimizer
 from pretrain.progress import say
-from pretrain.run import device_name
+from pretrain.run import device_name, require_device
 from pretrain.run_folder import RunFolder, open_run
 from pretrain.step_timer import StepTimer
 from pretrain.trackers import open_trackers, require_installed
@@ -51,6 +52,7 @@ from transfer.validation import Validation
 Report = Callable[[dict[str, float]], None]
 
 
+@memory_before_training()
 def fit(config: FitConfig, report: Report | None = None) -> Path:
     """Fit an encoder and return its run folder; the same config resumes the same folder.
 
@@ -61,6 +63,7 @@ def fit(config: FitConfig, report: Report | None = None) -> Path:
     Raises:
         ValueError, FileNotFoundError, FileExistsError: one line on what is wrong with the config or the recordings.
         pretrain.loop.TrainingStopped: the loss is not finite, or memory or disk are full.
+        MemoryError: memory ended before the first step.
         KeyboardInterrupt: a signal asked to stop; the state is saved.
     """
     require_consistent(config)
@@ -71,6 +74,7 @@ def fit(config: FitConfig, report: Report | None = None) -> Path:
     # Built without memory first, so that a wrong argument leaves no folder behind.
     with torch.device("meta"):
         build_encoder(spec, {name: animal_facts(animal, data.stimulus_scale) for name, animal in data.animals.items()})
+    require_device(config.accelerator)
     fabric = Fabric(accelerator=config.accelerator, devices=1, precision=config.precision)
     if fabric.device.type == "cpu":
         keep_freed_memory()
@@ -212,6 +216,7 @@ def make_task(
         average=make_average(objective.backbone, config.average, optimizer),
         remember={"validation": validation},
         profile=config.profile,
+        less_memory="lower batch_size or micro_batch, or set precision=bf16-mixed or activation_checkpointing=true",
         title="fit",
         samples="samples",
     )

@@ -53,7 +53,10 @@ def test_the_best_file_outlives_the_one_that_it_was(tmp_path):
     for number, content in ((1, b"one"), (2, b"two")):
         path = tmp_path / f"step-{number}.pt"
         write_atomically(path, lambda file, content=content: file.write(content), checksum=True)
-        best = keep_as_best(path)
+        for _ in range(2):  # as a run that is resumed does
+            best = keep_as_best(path)
+        assert keep_as_best(best) == best
+        assert not list(tmp_path.glob(".*"))
         path.unlink()
         assert best.read_bytes() == content
         assert is_intact(best)

@@ -9,8 +9,10 @@ import pytest
 import torch
 from torch import nn
 
+from pretrain.best import keep_as_best
 from pretrain.checkpoint import (
     BackboneSpec,
+    checkpoint_to_resume,
     list_checkpoints,
     load_matching,
     load_published,
@@ -69,6 +71,32 @@ def test_the_newest_are_kept(tmp_path):
         save_checkpoint(tmp_path / "c", number, {}, keep=2)
     assert [path.name for path in list_checkpoints(tmp_path / "c")] == ["step-000000004.pt", "step-000000005.pt"]
     assert len(list((tmp_path / "c").iterdir())) == 4
+
+
+def test_checkpoints_of_later_steps_do_not_count(tmp_path):
+    for number in (1, 2, 8, 9, 3):
+        save_checkpoint(tmp_path, number, {}, keep=9 if number > 3 else 2)
+    assert [int(path.stem[5:]) for path in list_checkpoints(tmp_path)] == [2, 3, 8, 9]
+
+
+def test_the_best_epochs_is_taken_where_no_other_is_intact(run, capsys):
+    folder, _ = run
+    checkpoints = folder / "checkpoints"
+    keep_as_best(checkpoints / "step-000000001.pt")
+    for number in (1, 2, 3):
+        (checkpoints / f"step-{number:09d}.pt").unlink()
+        (checkpoints / f"step-{number:09d}.pt").write_bytes(b"damaged")
+    assert load_trained_backbone(folder).step == 1
+    found, damaged = checkpoint_to_resume(checkpoints)
+    assert (found, damaged) == (checkpoints / "best.pt", [])
+    assert sorted(path.name for path in checkpoints.iterdir()) == [
+        "best.pt", "best.pt.sha256", *(f"step-{number:09d}.pt.damaged" for number in (1, 2, 3)),
+    ]  # fmt: skip
+    (checkpoints / "best.pt").write_bytes(b"damaged")
+    for _ in range(2):
+        found, damaged = checkpoint_to_resume(checkpoints)
+        assert found is None
+        assert len(damaged) == 4
 
 
 def test_training_goes_on_from_a_checkpoint_exactly(run):

@@ -9,7 +9,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pretrain.largest_batch import explain_out_of_memory, is_out_of_memory, largest_batch, largest_fitting
+from pretrain.largest_batch import (
+    explain_out_of_memory,
+    is_out_of_memory,
+    keys_of_less_memory,
+    largest_batch,
+    largest_fitting,
+    memory_before_training,
+)
 
 OUT = (
     "CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of 79.10 GiB of which 1.00 GiB is free."
@@ -116,7 +123,7 @@ def test_the_real_error_of_a_cpu_is_known_and_explained():
     assert is_out_of_memory(caught.value)
     line = explain_out_of_memory(caught.value, 256, torch.device("cpu"))
     assert line.startswith(
-        "the memory of the cpu has no room for 18014398509481984 bytes more with batch_size=256; set"
+        "the memory of the cpu has no room for 16,777,216.00 GiB more with batch_size=256; set batch_size=128, or keep"
     )
 
 
@@ -127,6 +134,7 @@ def test_the_real_error_of_a_cpu_is_known_and_explained():
         (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
         (RuntimeError("CUDA error: out of memory"), True),
         (RuntimeError("CUDA error: an illegal memory access was encountered"), False),
+        (MemoryError(), True),
         (ValueError("out of memory"), False),
     ],
 )
@@ -137,9 +145,43 @@ def test_what_is_a_lack_of_memory(error, expected):
 def test_the_explanation_is_one_line_with_keys_to_change():
     line = explain_out_of_memory(torch.OutOfMemoryError(OUT), 4096, torch.device("cpu"))
     assert "\n" not in line
-    assert "for 2.50 GiB more with batch_size=4096; set batch_size=2048 or batch_size=auto, or keep it with" in line
+    assert "for 2.50 GiB more with batch_size=4096; set batch_size=2048, or keep it with accumulate=2" in line
     for key in ("accumulate=2", "precision=bf16-mixed", "activation_checkpointing=true", "views.size"):
         assert key in line
+
+
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        (
+            (64, torch.device("cuda")),
+            "set batch_size=32 or batch_size=auto, or keep it with accumulate=2, precision=bf16-mixed, "
+            "activation_checkpointing=true or a smaller views.size",
+        ),
+        (
+            (64, torch.device("cpu"), 4, "bf16-mixed"),
+            "set batch_size=32, or keep it with accumulate=8, activation_checkpointing=true or a smaller views.size",
+        ),
+        (
+            (6, torch.device("cpu"), 2, "16-mixed", True),
+            "set batch_size=3, or keep it with a smaller views.size",
+        ),
+        ((1, torch.device("cpu"), 1, "16-mixed", True), "train with a smaller views.size"),
+    ],
+)
+def test_only_what_can_be_set_and_is_not_is_proposed(given, line):
+    assert keys_of_less_memory(*given) == line
+
+
+def test_memory_that_ends_before_training_is_one_line():
+    line = r"^the memory of the machine has no room for [\d,.]+ GiB more for the weights"
+    with pytest.raises(MemoryError, match=line), memory_before_training():
+        torch.empty(2**52)
+    line = r"the memory of the GPU has no room for 2\.50 GiB more"
+    with pytest.raises(MemoryError, match=line), memory_before_training():
+        raise torch.OutOfMemoryError(OUT)
+    with pytest.raises(RuntimeError, match="shapes do not match"), memory_before_training():
+        raise RuntimeError("shapes do not match")
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU here")

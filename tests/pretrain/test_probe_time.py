@@ -57,6 +57,28 @@ def test_nothing_is_told_within_the_first_minute(capsys):
     assert capsys.readouterr().err.startswith("probes took 40.0 s of the 60.0 s so far")
 
 
+def test_a_run_shorter_than_a_minute_is_told_at_its_end(capsys):
+    clock = Clock()
+    times = ProbeTime(clock=clock)
+    run(times, clock, 20, 10)
+    clock.now += 5
+    assert capsys.readouterr().err == ""
+    times.tell_at_end()
+    times.tell_at_end()
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert said.startswith("probes took 10.0 s of the 35.0 s so far (28.6%")
+
+
+def test_cheap_probes_are_not_told_at_the_end(capsys):
+    clock = Clock()
+    times = ProbeTime(clock=clock)
+    run(times, clock, 19, 1.1)
+    clock.now += 3
+    times.tell_at_end()
+    assert capsys.readouterr().err == ""
+
+
 def test_a_resumed_run_goes_on_counting_without_the_time_in_between(capsys):
     clock = Clock()
     times = ProbeTime(clock=clock)

@@ -244,6 +244,24 @@ def test_a_mistake_is_one_line_and_leaves_no_folder(tiny_config, tmp_path, keys,
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(("accelerator", "module"), [("cuda", torch.cuda), ("mps", torch.backends.mps)])
+def test_a_device_that_is_not_here_is_one_line(tiny_config, tmp_path, monkeypatch, accelerator, module):
+    monkeypatch.setattr(module, "is_available", lambda: False)
+    with pytest.raises(ValueError, match=f"^accelerator={accelerator}, and no such device is found here; set"):
+        pretrain(tiny_config(tmp_path / "run", {"accelerator": accelerator}))
+    assert not (tmp_path / "run").exists()
+
+
+def test_memory_that_ends_before_training_is_one_line(tiny_config, tmp_path, monkeypatch):
+    def exhausted(*arguments):
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried "
+                           "to allocate 1258291200 bytes. Error code 12")  # fmt: skip
+
+    monkeypatch.setattr(run_module, "set_up_execution", exhausted)
+    with pytest.raises(MemoryError, match=r"^the memory of the machine .* for 1.17 GiB .*take a smaller model"):
+        pretrain(tiny_config(tmp_path / "run"))
+
+
 @pytest.fixture(scope="session")
 def unlabelled_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Images without classes."""

@@ -85,6 +85,24 @@ def test_what_is_no_run_folder_is_refused_and_an_empty_folder_taken(tmp_path):
     assert open_run(config(tmp_path / "empty"), "pretrain", "x").path == tmp_path / "empty"
 
 
+def test_a_kill_while_the_config_was_written_does_not_block_the_folder(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".config.yaml.77.tmp").write_text("model: al")
+    run = open_run(config(tmp_path / "run"), "pretrain", "x")
+    assert [path.name for path in run.path.iterdir()] == ["config.yaml"]
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / ".notes.tmp").write_text("x")
+    with pytest.raises(FileExistsError, match="is not a run folder"):
+        open_run(config(tmp_path / "other"), "pretrain", "x")
+    assert (tmp_path / "other" / ".notes.tmp").exists()
+
+
+def test_why_a_run_stopped_is_forgotten_when_it_goes_on(tmp_path):
+    open_run(config(tmp_path / "run"), "pretrain", "x").status(state="failed", message="the loss is nan")
+    open_run(config(tmp_path / "run"), "pretrain", "x").status(state="finished")
+    assert "message" not in json.loads((tmp_path / "run" / "status.json").read_text())
+
+
 def test_status_adds_up_and_keeps_the_first_start(tmp_path):
     run = open_run(config(tmp_path / "run"), "pretrain", "x")
     run.status(images=5)

@@ -14,6 +14,7 @@ from ray_jobs import help as help_text
 from ray_jobs.cli import main
 from ray_jobs.config import VERBS, compose
 from ray_jobs.keys import all_keys
+from tests.pretrain.web_server import serving
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -46,6 +47,31 @@ def test_a_verb_gets_the_typed_config(verbs: types.ModuleType, capsys: pytest.Ca
     expected = PretrainConfig(epochs=3)
     expected.optimizer.lr = 1.0
     assert received == [expected]
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (ValueError("bad"), 2, ""),
+        (KeyboardInterrupt("stopped"), 130, ""),
+        (RuntimeError("gloo: Connection closed by peer"), 1, ""),
+        (RuntimeError("bad"), 1, "murine pretrain: RuntimeError: bad"),
+    ],
+)
+def test_of_several_processes_the_others_say_what_the_first_cannot_know(
+    verbs: types.ModuleType,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    error: BaseException,
+    code: int,
+    said: str,
+) -> None:
+    verbs.pretrain = raising(error)
+    assert outcome(capsys, "pretrain")[2].startswith("murine pretrain: ")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    found, _, complaint = outcome(capsys, "pretrain")
+    assert found == code
+    assert complaint.startswith(said) if said else complaint == ""
 
 
 def test_print_config_runs_nothing_and_can_be_fed_back(
@@ -265,6 +291,25 @@ def test_views_of_a_recipe_are_drawn(tiny_shards: Path, tmp_path: Path, capsys: 
     assert main(["views", "recipe=alexnet_bn_simclr", f"data.shards={tiny_shards}", f"out={out}"]) == 0
     assert capsys.readouterr().out.strip() == str(out)
     assert out.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_server_that_fails_ends_shards_with_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("aiohttp")
+    from pretrain import storage
+
+    monkeypatch.setattr(storage, "WAIT_S", 0.001)
+    (tmp_path / "photos").mkdir()
+    for number in range(8):
+        (tmp_path / "photos" / f"{number}.jpg").write_bytes(b"")
+    with serving(tmp_path) as server:
+        server.handler.lasts = 4
+        words = [f"source={server.url}/photos", f"out={tmp_path / 'out'}", "max_unreadable=1"]
+        assert main(["shards", *words]) == 1
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith(f"murine shards: OSError: {server.url}/photos/")
+    assert "cannot be read, tried 6 times: the server answers 503 Service Unavailable" in line
 
 
 def test_shards_of_clips_say_what_they_hold(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
