@@ -9,30 +9,19 @@ import pytest
 
 from pretrain import shard_cache, storage
 from pretrain.storage import RemoteFile, StorageFailed, file_system, list_files, locate, remote_file
-from tests.pretrain.web_server import WebServer, serving
-
-SHARD_BYTES = 1000
+from tests.pretrain.web_server import SHARD_BYTES, WebServer, four_shards, serving, shards
 
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[WebServer]:
-    """A web server of a folder with four shards of 1,000 bytes."""
     pytest.importorskip("aiohttp")
-    folder = tmp_path / "served"
-    folder.mkdir()
-    for number in range(4):
-        (folder / f"shard-{number:06d}.tar").write_bytes(bytes([number]) * SHARD_BYTES)
-    with serving(folder) as found:
+    with serving(four_shards(tmp_path / "served")) as found:
         yield found
 
 
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch) -> None:
     monkeypatch.setattr(storage, "WAIT_S", 0.01)
-
-
-def shards(server: WebServer) -> list[str]:
-    return [f"{server.url}/shard-{number:06d}.tar" for number in range(4)]
 
 
 def test_listings_are_sorted_folder_by_folder_here_and_there(tmp_path):

@@ -9,6 +9,8 @@ from http import HTTPStatus
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+SHARD_BYTES = 1000
+
 
 class Handler(SimpleHTTPRequestHandler):
     """Serves a folder, also in parts; `asked` are the paths that GET was asked for.
@@ -94,3 +96,16 @@ def serving(folder: Path) -> Iterator[WebServer]:
     finally:
         found.server.shutdown()
         found.server.server_close()
+
+
+def four_shards(folder: Path) -> Path:
+    """A folder with four shards of 1,000 bytes."""
+    folder.mkdir()
+    for number in range(4):
+        (folder / f"shard-{number:06d}.tar").write_bytes(bytes([number]) * SHARD_BYTES)
+    return folder
+
+
+def shards(server: WebServer) -> list[str]:
+    """Where a server has four shards."""
+    return [f"{server.url}/shard-{number:06d}.tar" for number in range(4)]
