@@ -33,10 +33,15 @@ SLOW_SCAN = "dynamic29228-2-10-Video-8744edeac3b4d1ce16b680916b5267ce.zip"
 
 
 class Handler(SimpleHTTPRequestHandler):
+    """Serves a folder; the slow scan stops after its first part until it `may_go_on`."""
+
+    may_go_on = threading.Event()
+
     def copyfile(self, source: Any, outputfile: Any) -> None:
-        while piece := source.read(50_000):
+        while piece := source.read(500_000):
             outputfile.write(piece)
-            time.sleep(0.01 if SLOW_SCAN in self.path else 0)
+            if SLOW_SCAN in self.path:
+                self.may_go_on.wait(60)
 
     def log_message(self, format: str, *args: object) -> None:
         pass
@@ -159,6 +164,7 @@ def test_an_interrupted_fetch_says_so_and_goes_on(capsys, mirror, tmp_path):
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     said = process.communicate()[1]
+    Handler.may_go_on.set()
     assert process.returncode == 130
     assert said.endswith("murine data: interrupted; the same command resumes\n")
     assert part.exists()
