@@ -152,4 +152,6 @@ def imagenet_synsets(meta: Path) -> dict[int, str]:
         return {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in rows if int(row["num_children"]) == 0}
     except Exception as error:  # scipy's reader raises nearly anything on what is no .mat file
         what = f"{type(error).__name__}: {error}".replace("\n", " ")
-        raise ValueError(f"{str(meta)!r} is not the meta.mat of ImageNet's development kit: {what}") from error
+        raise ValueError(
+            f"{str(meta)!r} is not the meta.mat of ImageNet's development kit ({what}); put the kit's own there"
+        ) from error

@@ -57,7 +57,9 @@ class Part:
         except Exception as error:  # Arrow raises many kinds, none of which names the file
             place = self.file if isinstance(self.file, Path) else self.file.url
             what = str(error).replace("\n", " ")
-            raise ValueError(f"{str(place)!r} cannot be read as Parquet: {what}") from error
+            raise ValueError(
+                f"{str(place)!r} cannot be read as Parquet: {what}; bring the file again, or take it out of the source"
+            ) from error
 
     def column(self, name: str) -> pa.ChunkedArray:
         with self.one_line_when_damaged():
@@ -191,7 +193,10 @@ def require_image_bytes(part: Part, column: str) -> None:
         kind = kind.field("bytes").type
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
     if not any(is_kind(kind) for is_kind in HOLD_BYTES):
-        raise ValueError(f"column {column!r} of {part.name} holds {kind}, not the bytes of image files")
+        raise ValueError(
+            f"column {column!r} of {part.name} holds {kind}, not the bytes of image files; its columns: "
+            f"{', '.join(part.columns)}"
+        )
 
 
 def number_of_labels(

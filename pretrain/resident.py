@@ -132,7 +132,10 @@ class ResidentSet:
             return rows[good]
         other = next((row for row in self.shards.following(int(rows[-1])) if self.sizes[row, 0] > 0), None)
         if other is None:
-            raise ValueError(f"no sample of {self.shards.folder} could be read; write the shards again")
+            raise ValueError(
+                f"no sample of {self.shards.folder} could be read; remove the shards, and let the same `murine shards` "
+                "write them again"
+            )
         return torch.full_like(rows, other)
 
 

@@ -152,4 +152,7 @@ def load_batches(
         if batch:
             yield batch
         elif batches.collate is None:
-            raise ValueError(f"no sample of {batches.shards.folder} can be read; write the shards again")
+            raise ValueError(
+                f"no sample of {batches.shards.folder} can be read; remove the shards, and let the same "
+                "`murine shards` write them again"
+            )

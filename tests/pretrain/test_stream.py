@@ -289,7 +289,7 @@ def test_a_set_of_which_nothing_can_be_read_is_one_line(tmp_path):
     folder = write(tmp_path / "s", [np.zeros((8, 8, 3), np.uint8)] * 4)
     shard = next(folder.glob("*.tar"))
     shard.write_bytes(shard.read_bytes().replace(b"\x93NUMPY", b"\0" * 6))
-    with pytest.raises(ValueError, match=r"^no sample of .* can be read; write the shards again$"):
+    with pytest.raises(ValueError, match=r"^no sample of .* can be read; remove the shards, and let the same"):
         list(load_batches(EpochBatches(open_shards(folder, damaged_share=1), 2), 0))
 
 
