@@ -19,7 +19,7 @@ from pretrain.config import PretrainConfig
 from pretrain.core_backbone import create_backbone
 from pretrain.execution import set_up_execution
 from pretrain.largest_batch import largest_batch
-from pretrain.objectives import create_objective
+from pretrain.objectives import create_objective, known_objective
 from pretrain.objectives.objective import Objective
 from pretrain.optimizer import make_optimizer
 from pretrain.shard_set import ShardSet
@@ -41,7 +41,7 @@ def fitting_batch_size(config: PretrainConfig, spec: BackboneSpec, train: ShardS
     """
     device = fabric.device
     require_gpu(device)
-    few = next(load_batches(EpochBatches(train, min(FIRST_TRY, train.samples), drop_last=False), workers=0))
+    few = first_batch(config, spec, train)
 
     def try_step(images: int) -> None:
         backbone = create_backbone(spec.name, **spec.args)
@@ -66,6 +66,14 @@ def fitting_batch_size(config: PretrainConfig, spec: BackboneSpec, train: ShardS
                     average.update(objective.backbone, step=1)
 
     return largest_batch(try_step, FIRST_TRY, most)
+
+
+def first_batch(config: PretrainConfig, spec: BackboneSpec, train: ShardSet) -> dict[str, Tensor]:
+    """A few images or clips, as training reads them."""
+    wants = known_objective(config.objective).wants
+    times = ViewMaker(config.views, spec, wants, config.seed, torch.device("cpu")).times(step=0)
+    wanted = EpochBatches(train, min(FIRST_TRY, train.samples), drop_last=False, times=times)
+    return next(load_batches(wanted, workers=0))
 
 
 def train_step(objective: Objective, optimizer: Optimizer, fabric: Fabric, made: dict[str, Tensor], parts: int) -> None:

@@ -6,6 +6,7 @@ them. What goes out: a `Clip`.
 
 import io
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,42 +57,34 @@ def clip_facts(sample: dict) -> ClipFacts:
     return found
 
 
-def decode_clip(sample: dict, first: int = 0, count: int | None = None, stride: int = 1) -> Clip:
-    """Frames number `first`, `first + stride`, ... of a sample's clip, `count` of them (None: to the end).
+def decode_clip(sample: dict, numbers: Sequence[int] | None = None) -> Clip:
+    """The frames of these numbers of a sample's clip, in rising order (None: all), and their signals.
 
-    The clip's frame rate is that of these frames, so smaller by `stride`. Grey frames get three equal channels.
+    The frame rate is that of the whole clip. Grey frames get three equal channels.
 
     Raises:
-        ValueError: the clip has not as many frames, or is damaged.
+        ValueError: the clip has no such frames, or is damaged.
     """
     facts = clip_facts(sample)
-    if first < 0 or stride < 1 or (count is not None and count < 1):
-        raise ValueError(f"first={first}, count={count}, stride={stride}: a clip has frames from 0 on, one way only")
-    wanted = range(facts.frames)[first::stride][:count]
-    if not wanted or (count is not None and len(wanted) < count):
+    wanted = np.arange(facts.frames) if numbers is None else np.asarray(numbers)
+    if not len(wanted) or wanted[0] < 0 or wanted[-1] >= facts.frames or (np.diff(wanted) < 1).any():
         raise ValueError(
-            f"sample {sample.get('__key__')} has {facts.frames} frames, not the {count or 1} from number {first} on, "
-            f"every {stride}"
+            f"sample {sample.get('__key__')} has frames 0 to {facts.frames - 1}, and wanted were {wanted.tolist()}; "
+            "name some of them, in rising order"
         )
     frames = stored_frames(sample, facts, wanted)
     names = sorted(key for key in sample if key.endswith(SIGNAL))
-    signals = {
-        key.removesuffix(SIGNAL): decode_signal(sample[key], facts.frames, key)[:, as_slice(wanted)] for key in names
-    }
-    return Clip(frames, facts.frame_rate_hz / stride, signals)
+    signals = {key.removesuffix(SIGNAL): decode_signal(sample[key], facts.frames, key)[:, wanted] for key in names}
+    return Clip(frames, facts.frame_rate_hz, signals)
 
 
-def as_slice(wanted: range) -> slice:
-    return slice(wanted.start, wanted.stop, wanted.step)
-
-
-def stored_frames(sample: dict, facts: ClipFacts, wanted: range) -> np.ndarray:
+def stored_frames(sample: dict, facts: ClipFacts, wanted: np.ndarray) -> np.ndarray:
     """The wanted frames uint8 (T, height, width, 3) of raw frames, or of an encoded video."""
     if CLIP in sample:
         frames = npy_view(sample[CLIP])
         if frames.dtype != np.uint8 or frames.shape[:3] != (facts.frames, facts.height, facts.width):
             raise ValueError(f"{CLIP} holds {frames.dtype} {frames.shape}, which is not what {FACTS} says: {facts}")
-        return three_channels(frames[as_slice(wanted)])
+        return three_channels(frames[wanted])
     extension = next((suffix[1:] for suffix in sorted(VIDEO_SUFFIXES) if suffix[1:] in sample), None)
     if extension is None:
         raise ValueError(f"sample {sample.get('__key__')} has neither {CLIP} nor a video")
@@ -99,12 +92,12 @@ def stored_frames(sample: dict, facts: ClipFacts, wanted: range) -> np.ndarray:
     video = video_facts(file)
     if video.frames != facts.frames:
         raise ValueError(f"its video has {video.frames} frames, {FACTS} says {facts.frames}")
-    return three_channels(np.stack(list(video_frames(file, video, wanted.start, len(wanted), wanted.step))))
+    return three_channels(np.stack(list(video_frames(file, video, wanted.tolist()))))
 
 
 def three_channels(frames: np.ndarray) -> np.ndarray:
-    """Colour frames as they are, grey ones (T, height, width) three times; a copy that can be written to."""
-    return np.repeat(frames[..., None], 3, axis=3) if frames.ndim == 3 else np.array(frames)
+    """Colour frames as they are, grey ones (T, height, width) three times."""
+    return np.repeat(frames[..., None], 3, axis=3) if frames.ndim == 3 else frames
 
 
 def decode_signal(data: bytes, frames: int | None, name: str) -> np.ndarray:

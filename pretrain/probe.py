@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pretrain.clip_times import ShownTimes
 from pretrain.config import ProbeConfig
 from pretrain.hypersphere import alignment, uniformity
 from pretrain.linear_probe import fit_linear_probe
@@ -75,6 +76,7 @@ class Probe:
         config: which measures, on how many images.
         view: turns a batch into network input (batch, 3, size, size).
         two_views: makes two random views (2, batch, 3, size, size) of a batch; without it there is no alignment.
+        times: which frames of clips `view` and `two_views` show; without it, clips are decoded whole.
     """
 
     train: ShardSet
@@ -82,12 +84,15 @@ class Probe:
     config: ProbeConfig
     view: Callable[[dict[str, Tensor]], Tensor]
     two_views: Callable[[dict[str, Tensor]], Tensor] | None = None
+    times: ShownTimes | None = None
     warned: bool = field(default=False)
     time: ProbeTime = field(default_factory=ProbeTime)
 
     def __post_init__(self) -> None:
-        self.bank_images = ProbeImages(self.train, self.config.keep_mib)
-        self.test_images = ProbeImages(self.held_out, self.config.keep_mib) if self.held_out else self.bank_images
+        self.bank_images = ProbeImages(self.train, self.config.keep_mib, self.times)
+        self.test_images = self.bank_images
+        if self.held_out:
+            self.test_images = ProbeImages(self.held_out, self.config.keep_mib, self.times)
 
     @property
     def has_labels(self) -> bool:

@@ -1,26 +1,29 @@
 """The images that probes measure, decoded once.
 
 What comes in: shards. What goes out: batches of their first images or clips, always the same, as `pretrain.stream`
-makes them (`images`, or `video` and its `frames`, uint8; `sizes`, `index`, and `label` where there are labels). They
-stay in memory as long as there is room; those beyond are decoded again for each probe.
+makes them (`images`, or `video`, its `frames` and their `times`, uint8; `sizes`, `index`, and `label` where there are labels). They
+stay in memory as long as there is room; those beyond are decoded again for each probe. Of clips only the frames at
+given `times` are decoded.
 """
 
 from collections.abc import Iterator
 
 from torch import Tensor
 
+from pretrain.clip_times import ShownTimes
 from pretrain.shard_set import ShardSet
 from pretrain.stream import EpochBatches, load_batches
 
 BATCH = 256
-KEPT = ("images", "video", "frames", "sizes", "index", "label")
+KEPT = ("images", "video", "frames", "times", "sizes", "index", "label")
 
 
 class ProbeImages:
     """The first images of some shards, of which decoded ones may take up to `keep_mib` MiB."""
 
-    def __init__(self, shards: ShardSet, keep_mib: int) -> None:
+    def __init__(self, shards: ShardSet, keep_mib: int, times: ShownTimes | None = None) -> None:
         self.shards = shards
+        self.times = times
         self.room = keep_mib * 2**20
         self.kept: list[dict[str, Tensor]] = []
 
@@ -39,7 +42,7 @@ class ProbeImages:
         start = len(self.kept)
         if start * BATCH >= self.shards.samples:
             return
-        rest = EpochBatches(self.shards, BATCH, start=start, drop_last=False)
+        rest = EpochBatches(self.shards, BATCH, start=start, drop_last=False, times=self.times)
         for number, batch in enumerate(load_batches(rest, workers=0), start):
             batch = {name: batch[name] for name in KEPT if name in batch}
             size = sum(rows.nbytes for rows in batch.values())

@@ -21,6 +21,7 @@ from pretrain.accumulate import accumulation_warning
 from pretrain.average import make_average
 from pretrain.batch_size import fitting_batch_size, require_gpu
 from pretrain.checkpoint import BackboneSpec, load_matching
+from pretrain.clip_times import ShownTimes
 from pretrain.config import AUTO, PretrainConfig
 from pretrain.core_backbone import CoreBackbone, create_backbone
 from pretrain.execution import set_up_execution
@@ -261,14 +262,14 @@ def make_task(
         config.views, spec, objective.wants, config.seed, fabric.device, fabric.global_rank, fabric.world_size
     )
     damage = Damage(train)
-    probe = Probe(train, held_out, config.probe, views.evaluation, views.pair)
+    probe = Probe(train, held_out, config.probe, views.evaluation, views.pair, views.probe_times())
     if probe.has_labels and fabric.is_global_zero:
         run.status(knn_chance=1 / len(held_out.labels))
     if warning := accumulation_warning(objective, config.objective, config.accumulate):
         say(warning)
 
     def prepared(step: int, timer: StepTimer) -> Iterator[dict[str, Tensor]]:
-        batches = training_batches(config, fabric, train, damage, *divmod(step, steps_per_epoch))
+        batches = training_batches(config, fabric, train, damage, views.times(step), *divmod(step, steps_per_epoch))
         if fabric.world_size > 1:
             batches = told_of_damage(batches, damage, step, steps_per_epoch)
         for number, made in enumerate(views.stream(batches, step, timer), step):
@@ -314,13 +315,16 @@ def make_task(
 
 
 def training_batches(
-    config: PretrainConfig, fabric: Fabric, train: ShardSet, damage: Damage, epoch: int, start: int
+    config: PretrainConfig, fabric: Fabric, train: ShardSet, damage: Damage, times: ShownTimes, epoch: int, start: int
 ) -> Iterator[dict[str, Tensor]]:
-    """This device's part of all batches from number `start` of an epoch on, from memory where the set fits in it."""
+    """This device's part of all batches from number `start` of an epoch on, from memory where the set fits in it.
+
+    Of clips that do not, only the frames at the times that views show are decoded.
+    """
     epochs = config.epochs - epoch
     wanted = EpochBatches(
         train, config.batch_size, config.seed, epoch, config.data.shuffle_buffer, start,
-        fabric.global_rank, fabric.world_size, epochs=epochs,
+        fabric.global_rank, fabric.world_size, epochs=epochs, times=times,
     )  # fmt: skip
     readers = reader_processes(config, fabric)
     # Decoding everything first pays where images are seen again.

@@ -3,7 +3,8 @@
 What comes in: an encoded sample, a dictionary of its members' bytes by extension. What goes out: a `Sample`, and
 batches, dictionaries of tensors: of images `images` uint8 (batch, 3, height, width), padded at the right and bottom to
 the largest of the batch, with true heights and widths in pixels, `sizes` (batch, 2); of clips `video` uint8 (batch, 3,
-frames, height, width), padded at the end of time too, with `sizes`, `frames` (batch,) and `frame_rate_hz` (batch,).
+frames, height, width), padded at the end of time too, with `sizes`, `frames` (batch,) and `frame_rate_hz` (batch,), and
+where they hold only what certain views show `times` (batch, views, clip frames), which of their frames that is.
 Always `index` (batch,), global indices; where the shards have them `label` (batch,), `depth` (batch, 1, height, width),
 padded like images, in the maps' own units, uint8, or int32 where one has 16 bits; and signals by their names, float32
 (batch, channels), or (batch, channels, frames) of clips, NaN where there is no frame.
@@ -20,7 +21,8 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from pretrain.clips import decode_clip, decode_signal, is_clip
+from pretrain.clip_times import TimesOfClip
+from pretrain.clips import clip_facts, decode_clip, decode_signal, is_clip
 from pretrain.encode import DEPTH, SIGNAL
 
 
@@ -29,7 +31,8 @@ class Sample:
     """A decoded sample.
 
     `pixels` uint8 (height, width, 3) of an image, or (frames, height, width, 3) of a clip; `depth` uint8 or int32
-    (height, width); `signals` float32 (channels,), or (channels, frames) of a clip.
+    (height, width); `signals` float32 (channels,), or (channels, frames) of a clip. Of a clip that was decoded for
+    certain views `times` (views, clip frames) are those of its frames that each view shows.
     """
 
     pixels: Tensor
@@ -38,23 +41,35 @@ class Sample:
     depth: Tensor | None = None
     signals: dict[str, Tensor] = field(default_factory=dict)
     frame_rate_hz: float | None = None
+    times: Tensor | None = None
 
 
-def decode(sample: dict[str, Any]) -> Sample:
-    """An encoded sample, decoded; raises ValueError, `cannot be decoded (...)`, where it is damaged."""
+def decode(sample: dict[str, Any], times: TimesOfClip | None = None) -> Sample:
+    """An encoded sample, decoded; of a clip only the frames of these times, where some are given.
+
+    Raises:
+        ValueError: `cannot be decoded (...)`; it is damaged.
+    """
     try:
         label = int(sample["cls"]) if "cls" in sample else None
         index = int(sample["__key__"])
         if is_clip(sample):
-            clip = decode_clip(sample)
+            shown, places = frames_of_views(times(clip_facts(sample).frames)) if times else (None, None)
+            clip = decode_clip(sample, shown)
             signals = {name: torch.from_numpy(values) for name, values in clip.signals.items()}
-            return Sample(torch.from_numpy(clip.frames), index, label, None, signals, clip.frame_rate_hz)
+            return Sample(torch.from_numpy(clip.frames), index, label, None, signals, clip.frame_rate_hz, places)
         pixels = decode_image(sample)
         depth = decode_depth(sample[DEPTH], pixels.shape[:2]) if DEPTH in sample else None
         return Sample(pixels, index, label, depth, image_signals(sample))
     except Exception as error:  # decoders raise nearly anything on damaged bytes
         what = f"{type(error).__name__}: {error}".split("\n")[0]
         raise ValueError(f"cannot be decoded ({what})") from error
+
+
+def frames_of_views(times: Tensor) -> tuple[np.ndarray, Tensor]:
+    """The numbers (T,) of all frames that views show at `times` (views, clip frames), and which of them each shows."""
+    shown, places = times.unique(return_inverse=True)
+    return shown.numpy(), places
 
 
 def decode_image(sample: dict[str, Any]) -> Tensor:
@@ -95,6 +110,8 @@ def collate(samples: list[Sample]) -> dict[str, Tensor]:
     if clips:
         batch["frames"] = torch.tensor([len(sample.pixels) for sample in samples])
         batch["frame_rate_hz"] = torch.tensor([sample.frame_rate_hz for sample in samples])
+        if all(sample.times is not None for sample in samples):
+            batch["times"] = torch.stack([sample.times for sample in samples])
     if all(sample.label is not None for sample in samples):
         batch["label"] = torch.tensor([sample.label for sample in samples])
     if all(sample.depth is not None for sample in samples):

@@ -18,15 +18,18 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from pretrain.clip_times import ShownTimes, TimesOfClip
 from pretrain.samples import Sample, collate, decode
 from pretrain.shard_reader import ShardReader
-from pretrain.shard_set import Damage, ShardSet
+from pretrain.shard_set import CLIPS, Damage, ShardSet
 
 PROBLEMS = "problems"
 # Batches that each worker reads ahead.
 PREFETCH = 4
 # What a sample that is missing or damaged raises.
 UNREADABLE = (OSError, KeyError, ValueError)
+# For each sample of a batch when its views are, where that is known before it is decoded.
+Times = list[TimesOfClip | None]
 
 
 class EpochBatches(IterableDataset):
@@ -41,6 +44,7 @@ class EpochBatches(IterableDataset):
         rank, world: which of how many devices; each takes an equal slice of every batch.
         epochs: how many epochs, from `epoch` on.
         collate: makes a batch of decoded samples; without one, `collate` does, with others in the place of bad samples.
+        times: of clips only the frames at these times are decoded, those of the first batch at position 0.
     """
 
     def __init__(
@@ -56,12 +60,13 @@ class EpochBatches(IterableDataset):
         drop_last: bool = True,
         epochs: int = 1,
         collate: Callable[[list[Sample]], dict[str, Tensor]] | None = None,
+        times: ShownTimes | None = None,
     ) -> None:
         self.shards, self.batch_size = shards, batch_size
         self.order = shards.order(seed, buffer)
         self.epoch, self.epochs, self.start = epoch, epochs, start
         self.rank, self.world, self.drop_last = rank, world, drop_last
-        self.collate = collate
+        self.collate, self.times = collate, times if shards.kind == CLIPS else None
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         worker = get_worker_info()
@@ -70,7 +75,7 @@ class EpochBatches(IterableDataset):
         for position, numbers in enumerate(self.numbers()):
             # The loader takes batches from its workers in turn, so that this deal restores the order.
             if position % workers == number:
-                yield self.read(reader, numbers)
+                yield self.read(reader, numbers, position)
 
     def numbers(self) -> Iterator[np.ndarray]:
         """Sample numbers (batch / world,) of this device's part of each batch."""
@@ -80,38 +85,68 @@ class EpochBatches(IterableDataset):
             for batch in self.order.batches(which, self.batch_size, start, self.drop_last):
                 yield batch[self.rank :: self.world]
 
-    def read(self, reader: ShardReader, numbers: np.ndarray) -> dict[str, Any]:
-        """One batch; `problems` lists the samples that others had to stand in for.
+    def read(self, reader: ShardReader, numbers: np.ndarray, position: int = 0) -> dict[str, Any]:
+        """Batch number `position`; `problems` lists the samples that others had to stand in for.
 
         There is nothing but `problems` where these are more than may be, and where a collate of its own has no sample.
         """
         problems: list[str] = []
-        samples = [self.sample(reader, index, problems) for index in numbers.tolist()]
-        good = substitutes([sample is not None for sample in samples])
-        batch: dict[str, Any] = {}
+        times = self.times.of_batch(position, len(numbers)) if self.times else [None] * len(numbers)
+        samples = [
+            self.sample(reader, index, problems, shown) for index, shown in zip(numbers.tolist(), times, strict=True)
+        ]
         if self.collate is not None:
-            batch = self.collate([sample for sample in samples if sample is not None]) if good else {}
-        elif good:
-            batch = collate([samples[place] for place in good])
-        elif other := self.borrowed(reader, int(numbers[-1]), problems):
-            batch = collate([other] * len(numbers))
+            good = [sample for sample in samples if sample is not None]
+            batch = self.collate(good) if good else {}
+        else:
+            filled = self.filled(reader, samples, times, problems) or self.borrowed(reader, numbers, times, problems)
+            batch = collate(filled) if filled else {}
         return batch | {PROBLEMS: problems} if problems else batch
 
-    def sample(self, reader: ShardReader, index: int, problems: list[str]) -> Sample | None:
+    def sample(
+        self, reader: ShardReader, index: int, problems: list[str], times: TimesOfClip | None = None
+    ) -> Sample | None:
         """A decoded sample, or None, with one more problem."""
         try:
-            return decode(self.shards.read(reader, index))
+            return decode(self.shards.read(reader, index), times)
         except UNREADABLE as error:
             problems.append(f"sample {index:09d} of {self.shards.url_of(index)} {what_failed(error)}")
             return None
 
-    def borrowed(self, reader: ShardReader, last: int, problems: list[str]) -> Sample | None:
-        """The next sample after number `last` that can be read; None once more cannot than a run allows."""
-        for index in self.shards.following(last):
+    def filled(
+        self, reader: ShardReader, samples: list[Sample | None], times: Times, problems: list[str]
+    ) -> list[Sample] | None:
+        """The samples, with the next good one in the place of each that is None; None where none is good.
+
+        A clip shows other frames in the place of another, and one of those may turn out to be damaged.
+        """
+        while (good := substitutes([sample is not None for sample in samples])) is not None:
+            found = [
+                samples[other]
+                if shown is None or other == place
+                else self.sample(reader, samples[other].index, problems, shown)
+                for place, (other, shown) in enumerate(zip(good, times, strict=True))
+            ]
+            if None not in found:
+                return found
+            failed = {other for other, sample in zip(good, found, strict=True) if sample is None}
+            samples = [None if place in failed else sample for place, sample in enumerate(samples)]
+        return None
+
+    def borrowed(
+        self, reader: ShardReader, numbers: np.ndarray, times: Times, problems: list[str]
+    ) -> list[Sample] | None:
+        """A batch of the next sample after the last of `numbers` that can be read; None once more cannot than a run
+        allows."""
+        for index in self.shards.following(int(numbers[-1])):
             if len(problems) > self.shards.damaged_share * self.shards.samples:
                 return None
-            if (sample := self.sample(reader, index, problems)) is not None:
-                return sample
+            # First whole, so that it can be shown at any times.
+            if (whole := self.sample(reader, index, problems)) is None:
+                continue
+            found = [whole if shown is None else self.sample(reader, index, problems, shown) for shown in times]
+            if None not in found:
+                return found
         return None
 
 

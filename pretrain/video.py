@@ -5,7 +5,7 @@ What comes in: a video file, open or as a path. What goes out: `VideoFacts`, and
 """
 
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -43,14 +43,14 @@ def video_facts(file: Path | BinaryIO) -> VideoFacts:
 
 
 def video_frames(
-    file: Path | BinaryIO, facts: VideoFacts, first: int = 0, count: int | None = None, stride: int = 1
+    file: Path | BinaryIO, facts: VideoFacts, numbers: Sequence[int] | None = None
 ) -> Iterator[np.ndarray]:
-    """Frames number `first`, `first + stride`, ... of a video, `count` of them (None: to the end), one at a time.
+    """The frames of these numbers, in rising order (None: all), one at a time.
 
     Raises ValueError where the video ends before the last of them.
     """
     require_container(file)
-    wanted = range(facts.frames)[first::stride][:count]
+    wanted = range(facts.frames) if numbers is None else numbers
     given = 0
     for frame in decoder().find_frames(file, facts, wanted):
         yield frame

@@ -4,8 +4,9 @@ What comes in: a video file, open or as a path. What goes out: as `pretrain/vide
 keyframe that is shown at or before it, by its presentation time; where times are not to be relied on, from the first.
 """
 
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
@@ -69,16 +70,25 @@ def reliable_times(
     return np.sort(np.array(times, np.int64)), np.sort(np.array([time for time, key in packets if key], np.int64))
 
 
-def find_frames(file: Path | BinaryIO, facts: VideoFacts, wanted: range) -> Iterator[np.ndarray]:
-    """The frames of these numbers, as far as they are there."""
+def find_frames(file: Path | BinaryIO, facts: VideoFacts, wanted: Sequence[int]) -> Iterator[np.ndarray]:
+    """The frames of these numbers, in rising order, as far as they are there."""
     with opened_video(file) as container:
         keys = facts.key_times
         if facts.times is None or not len(keys) or keys[0] > facts.times[wanted[0]]:
-            yield from decoded(container, numbers=wanted)
+            yield from decoded(container, numbers=frozenset(wanted))
             return
-        start = keys[np.searchsorted(keys, facts.times[wanted[0]], side="right") - 1]
-        container.seek(int(start), stream=container.streams.video[0], backward=True)
-        yield from decoded(container, times={int(facts.times[number]) for number in wanted})
+        times = facts.times[np.asarray(wanted)]
+        for key_time, shown in runs_from_keyframes(times, keys):
+            container.seek(key_time, stream=container.streams.video[0], backward=True)
+            yield from islice(decoded(container, times=frozenset(shown)), len(shown))
+
+
+def runs_from_keyframes(times: np.ndarray, key_times: np.ndarray) -> Iterator[tuple[int, list[int]]]:
+    """Wanted times, in runs that are decoded from a keyframe on; keyframes between them that begin nothing are
+    what a seek passes over."""
+    key = np.searchsorted(key_times, times, side="right") - 1
+    for run in np.split(np.arange(len(times)), np.flatnonzero(np.diff(key) > 1) + 1):
+        yield int(key_times[key[run[0]]]), times[run].tolist()
 
 
 def decoded(

@@ -52,7 +52,7 @@ def openable(file: StoredFile) -> Path | BinaryIO:
 
 
 def opened_frames(file: StoredFile, facts: VideoFacts, first: int, count: int) -> Iterator[np.ndarray]:
-    return video_frames(openable(file), facts, first, count)
+    return video_frames(openable(file), facts, range(first, first + count))
 
 
 def facts_or_problem(file: StoredFile) -> tuple[VideoFacts | None, str]:

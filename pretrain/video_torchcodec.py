@@ -4,7 +4,7 @@ What comes in: a video file, open or as a path. What goes out: as `pretrain/vide
 reorders frames are beyond it and raise an error; PyAV reads them.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -34,7 +34,7 @@ def find_facts(file: Path | BinaryIO) -> VideoFacts:
     return VideoFacts(len(video), float(rate), height, width)
 
 
-def find_frames(file: Path | BinaryIO, facts: VideoFacts, wanted: range) -> Iterator[np.ndarray]:
+def find_frames(file: Path | BinaryIO, facts: VideoFacts, wanted: Sequence[int]) -> Iterator[np.ndarray]:
     """The frames of these numbers."""
     video = opened_video(file)
     grey = str(video.metadata.pixel_format).startswith("gray")

@@ -16,18 +16,18 @@ from torch.nn import functional as F
 from pretrain.accumulate import split_batch
 from pretrain.augment import ViewParameters, draw_parameters, evaluation_view, make_views
 from pretrain.checkpoint import BackboneSpec
-from pretrain.clip_views import draw_clips, evaluation_clip, make_clip_view
+from pretrain.clip_times import ShownTimes, probe_times, training_times, view_generator
+from pretrain.clip_views import draw_clips, evaluation_clip, given_times, make_clip_view
 from pretrain.config import ViewsConfig
 from pretrain.objectives.objective import Wants
 from pretrain.patches import draw_patches, make_patches, require_patches_fit
-from pretrain.randomness import derived_seed
 from pretrain.resample import resample_nearest
 from pretrain.step_timer import StepTimer
 
 # A device is given the views of this many steps at a time: drawing and starting kernels then cost next to nothing.
 STEPS_AT_ONCE = 8
 # Of a batch: what the parameters of views are drawn from, which a CPU does.
-DRAWN_FROM = ("sizes", "frames")
+DRAWN_FROM = ("sizes", "frames", "times")
 
 
 class ViewMaker:
@@ -124,13 +124,24 @@ class ViewMaker:
         video, views = batch["video"].to(self.device, non_blocking=True), []
         for view in range(self.wants.views):
             generators = [self.generator("views", step, view) for step in during]
-            drawn = draw_clips(batch["frames"], batch["sizes"], self.config, generators, view, self.rank, self.world)
+            drawn = draw_clips(
+                batch["frames"], batch["sizes"], self.config, generators, view, self.rank, self.world,
+                given_times(batch, view),
+            )  # fmt: skip
             with self.full_precision():
                 views.append(make_clip_view(video, drawn, self.size, self.mean, self.std))
         made = {"index": batch["index"], "views": torch.stack(views)}
         if self.wants.label:
             made["label"] = batch["label"]
         return {key: value.to(self.device, non_blocking=True) for key, value in made.items()}
+
+    def times(self, step: int) -> ShownTimes:
+        """Which frames of clips a reader has to decode, of the batches from that of `step` on."""
+        return training_times(self.config, self.seed, step, self.wants.views, self.rank, self.world)
+
+    def probe_times(self) -> ShownTimes:
+        """Which frames of clips `evaluation` and `pair` show."""
+        return probe_times(self.config, self.seed)
 
     @property
     def at_once(self) -> int:
@@ -153,7 +164,13 @@ class ViewMaker:
         # A process makes those of all images it is given, not of its part of a batch.
         if "video" in batch:
             video = batch["video"].to(self.device, non_blocking=True)
-            clips = [draw_clips(batch["frames"], sizes, self.config, generators[view], view) for view in range(2)]
+            clips = [
+                # The first of the times that probes look at are those of the central view.
+                draw_clips(
+                    batch["frames"], sizes, self.config, generators[view], view, times=given_times(batch, 1 + view)
+                )
+                for view in range(2)
+            ]
             with self.full_precision():
                 return torch.stack([make_clip_view(video, one, self.size, self.mean, self.std) for one in clips])
         images = batch["images"].to(self.device, non_blocking=True)
@@ -171,7 +188,7 @@ class ViewMaker:
 
     def generator(self, *parts: int | str) -> torch.Generator:
         """Randomness that follows from the run's seed and these parts alone."""
-        return torch.Generator().manual_seed(derived_seed(self.seed, *parts))
+        return view_generator(self.seed, *parts)
 
     def stack(self, images: Tensor, drawn: list[ViewParameters], size: int) -> Tensor:
         """Views (views, batch, 3, size, size)."""

@@ -92,6 +92,24 @@ def tiny_shards(class_folder: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 @pytest.fixture(scope="session")
+def long_clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A shard of 12 clips of 40 to 51 frames of noise, 12 by 16 pixels, with a signal `gaze` of two channels."""
+    from pretrain.shards import write_shards
+    from pretrain.sources import open_source
+
+    folder, rng = tmp_path_factory.mktemp("long"), np.random.default_rng(0)
+    (folder / "stacks").mkdir()
+    for number in range(12):
+        np.save(folder / "stacks" / f"{number:02d}.npy", rng.integers(0, 256, (1, 40 + number, 12, 16, 3), np.uint8))
+        np.save(folder / "stacks" / f"{number:02d}.gaze.npy", rng.normal(size=(1, 2, 40 + number)).astype(np.float32))
+    config = ShardsConfig(
+        source=str(folder / "stacks"), out=str(folder / "shards"), size=12, frame_rate_hz=30.0, format="raw"
+    )
+    write_shards(open_source(config), config)
+    return folder / "shards"
+
+
+@pytest.fixture(scope="session")
 def write_video() -> Callable[..., Path]:
     """Writes a video whose frames show their own number, in eight stripes of black and white: `frame_number` reads it.
 

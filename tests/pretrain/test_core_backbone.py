@@ -101,6 +101,12 @@ def test_pretraining_on_clips_goes_on_after_a_kill_with_the_same_numbers(clips, 
     assert states[0].keys() == states[1].keys()
     assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
 
+    read = pretrain(compose("pretrain", [*keys, f"out={tmp_path}/read", "data.memory_share=0"]))
+    from_reader = read_checkpoint(newest_checkpoint(read / "checkpoints"))["backbone"]
+    assert all(torch.equal(states[0][key], from_reader[key]) for key in states[0])
+    figures = ["rankme", "knn_accuracy", "alignment"]
+    assert measured[figures].dropna().equals(pd.read_csv(read / "metrics.csv")[figures].dropna())
+
     trained = load_trained_backbone(whole)
     assert isinstance(trained.backbone, CoreBackbone)
     core = create_model(trained.spec.name, **trained.spec.args)

@@ -4,8 +4,12 @@ import pytest
 import torch
 
 from pretrain import probe_images, stream
+from pretrain.checkpoint import BackboneSpec
+from pretrain.config import ViewsConfig
+from pretrain.objectives.objective import Wants
 from pretrain.probe_images import ProbeImages
 from pretrain.shard_set import open_shards
+from pretrain.views import ViewMaker
 
 # One tiny image of 40 by up to 72 pixels takes less than 9 kB.
 ROOMY, CRAMPED = 10, 0
@@ -17,8 +21,8 @@ def decoded(monkeypatch) -> list[int]:
     seen = []
     decode = stream.decode
 
-    def counted(sample):
-        found = decode(sample)
+    def counted(sample, times=None):
+        found = decode(sample, times)
         seen.append(found.index)
         return found
 
@@ -76,3 +80,16 @@ def test_what_was_decoded_before_an_interruption_is_kept(tiny_shards, decoded):
     next(images.batches(50))
     assert indices(images, 50) == list(range(50))
     assert decoded == list(range(50))
+
+
+@pytest.mark.parametrize("limit", [5, 12])
+def test_of_clips_they_are_the_frames_that_probes_look_at(long_clips, monkeypatch, limit):
+    monkeypatch.setattr(probe_images, "BATCH", 8)
+    config, spec = ViewsConfig(size=12, clip_frames=4, speed_max=2.0), BackboneSpec("any", {}, 12, [0.0] * 3, [1.0] * 3)
+    views = ViewMaker(config, spec, Wants(views=2), 3, torch.device("cpu"))
+    whole = list(ProbeImages(open_shards(long_clips), ROOMY).batches(limit))
+    few = list(ProbeImages(open_shards(long_clips), ROOMY, views.probe_times()).batches(limit))
+    for all_frames, shown in zip(whole, few, strict=True):
+        assert shown["video"].shape[2] <= 3 * config.clip_frames < all_frames["video"].shape[2]
+        assert torch.equal(views.evaluation(shown), views.evaluation(all_frames))
+        assert torch.equal(views.pair(shown), views.pair(all_frames))

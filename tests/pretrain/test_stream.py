@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import tarfile
 import zlib
 from pathlib import Path
@@ -14,11 +15,16 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from neural_data.natural_images import depth_samples
-from pretrain.config import ShardsConfig
+from pretrain import stream
+from pretrain.checkpoint import BackboneSpec
+from pretrain.config import ShardsConfig, ViewsConfig
+from pretrain.objectives.objective import Wants
 from pretrain.shard_set import Damage, open_shards
 from pretrain.shards import write_shards
 from pretrain.sources import Item, Source
+from pretrain.step_timer import StepTimer
 from pretrain.stream import EpochBatches, load_batches
+from pretrain.views import ViewMaker
 from ray_jobs.verbs import shards
 
 
@@ -371,3 +377,72 @@ def test_folders_with_odd_names_are_read(tiny_shards, tmp_path):
     for path in tiny_shards.iterdir():
         (folder / path.name).hardlink_to(path)
     assert len(indices(folder)) == 6
+
+
+CLIP_VIEWS = ViewsConfig(size=12, clip_frames=4, clip_stride=2, speed_min=0.5, speed_max=2.0)
+
+
+def clip_views(rank: int = 0, world: int = 1) -> ViewMaker:
+    spec = BackboneSpec("any", {}, 12, [0.0] * 3, [1.0] * 3)
+    return ViewMaker(CLIP_VIEWS, spec, Wants(views=2), 3, torch.device("cpu"), rank, world)
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
+@pytest.mark.parametrize(("workers", "rank", "world"), [(0, 0, 1), (2, 0, 1), (0, 1, 2)])
+def test_of_clips_only_the_frames_that_views_show_are_decoded_and_views_are_the_same(long_clips, workers, rank, world):
+    views, step = clip_views(rank, world), 2
+    order = {"batch_size": 4, "seed": 1, "epoch": 0, "start": 2, "rank": rank, "world": world, "epochs": 2}
+    whole = list(load_batches(EpochBatches(open_shards(long_clips), **order), 0))
+    few = list(load_batches(EpochBatches(open_shards(long_clips), **order, times=views.times(step)), workers))
+    assert len(whole) == len(few) == 4
+    for number, (all_frames, shown) in enumerate(zip(whole, few, strict=True)):
+        assert shown["video"].shape[2] == shown["frames"].max() <= 2 * CLIP_VIEWS.clip_frames
+        assert torch.equal(shown["index"], all_frames["index"])
+        assert torch.equal(shown["frame_rate_hz"], all_frames["frame_rate_hz"])
+        expected, found = (views.training(batch, step + number)["views"] for batch in (all_frames, shown))
+        assert torch.equal(found, expected)
+    joined = list(views.stream(few, step, StepTimer(torch.device("cpu"))))
+    assert torch.equal(joined[-1]["views"], found)
+
+
+def test_signals_are_those_of_the_frames_that_are_shown(long_clips):
+    wanted = {"shards": open_shards(long_clips), "batch_size": 4}
+    whole = next(load_batches(EpochBatches(**wanted), 0))
+    few = next(load_batches(EpochBatches(**wanted, times=clip_views().times(0)), 0))
+    for row in range(4):
+        for place, frame in enumerate(few["video"][row].unbind(1)[: few["frames"][row]]):
+            same = (whole["video"][row] == frame[:, None]).flatten(2).all(2).all(0)
+            assert torch.equal(few["gaze"][row][:, place], whole["gaze"][row][:, same].squeeze(1))
+
+
+def test_clips_that_stand_in_for_damaged_ones_show_what_they_would_decoded_whole(long_clips, tmp_path):
+    shutil.copytree(long_clips, tmp_path / "s")
+    (path,) = (tmp_path / "s").glob("*.tar")
+    data = bytearray(path.read_bytes())
+    for number in (1, 2, 8, 9, 10, 11):
+        start = data.index(b"\x93NUMPY", data.index(f"{number:09d}.clip.npy".encode()))
+        data[start : start + 6] = b"broken"
+    path.write_bytes(data)
+    shards, views = open_shards(tmp_path / "s", damaged_share=0.6), clip_views()
+    whole = list(load_batches(EpochBatches(shards, 4), 0))
+    few = list(load_batches(EpochBatches(shards, 4, times=views.times(0)), 0))
+    assert [batch["index"].tolist() for batch in few] == [[0, 3, 3, 3], [4, 5, 6, 7], [0, 0, 0, 0]]
+    for number, batches in enumerate(zip(whole, few, strict=True)):
+        expected, found = (views.training(batch, number)["views"] for batch in batches)
+        assert torch.equal(found, expected)
+
+
+def test_a_clip_that_is_damaged_where_it_would_stand_in_leaves_that_to_the_next(long_clips, monkeypatch):
+    """Clip 0 cannot be read, and clip 1 not at the times of the view of clip 0."""
+    shards, decode, asked = open_shards(long_clips, damaged_share=0.5), stream.decode, []
+
+    def damaged(sample, times=None):
+        index = int(sample["__key__"])
+        asked.append(index)
+        if index == 0 or (index == 1 and asked.count(1) == 2):
+            raise ValueError("cannot be decoded (as it happens)")
+        return decode(sample, times)
+
+    monkeypatch.setattr(stream, "decode", damaged)
+    batch = next(load_batches(EpochBatches(shards, 4, times=clip_views().times(0)), 0))
+    assert batch["index"].tolist() == [2, 2, 2, 3]

@@ -41,11 +41,19 @@ def test_any_frame_is_reached_exactly(write_video, frame_number, decoder, tmp_pa
         frames = list(video_frames(file, facts))
         assert [frame_number(frame) for frame in frames] == list(range(40))
         assert frames[0].shape == ((48, 64) if name.startswith("grey") else (48, 64, 3))
-        for first, count, stride in ((0, 1, 1), (9, 4, 1), (10, 5, 6), (11, 3, 2), (39, 1, 1), (17, None, 5)):
-            found = list(video_frames(file, facts, first, count, stride))
-            assert [frame_number(frame) for frame in found] == list(range(40)[first::stride][:count])
-            for frame, number in zip(found, range(40)[first::stride], strict=False):
+        for numbers in ([0], range(9, 13), range(10, 40, 6), [11, 13, 15], [39], [0, 1, 9, 25, 26, 39], [5, 31, 32]):
+            found = list(video_frames(file, facts, numbers))
+            assert [frame_number(frame) for frame in found] == list(numbers)
+            for frame, number in zip(found, numbers, strict=True):
                 np.testing.assert_array_equal(frame, frames[number])
+
+
+def test_groups_of_pictures_that_nothing_is_wanted_of_are_passed_over():
+    from pretrain.video_pyav import runs_from_keyframes
+
+    times, keys = np.array([3, 4, 12, 40, 69, 70, 95]), np.arange(0, 100, 10)
+    assert list(runs_from_keyframes(times, keys)) == [(0, [3, 4, 12]), (40, [40]), (60, [69, 70]), (90, [95])]
+    assert list(runs_from_keyframes(times[:2], keys)) == [(0, [3, 4])]
 
 
 def test_a_frame_rate_need_not_be_whole(write_video, tmp_path):
