@@ -23,7 +23,8 @@ from torch import Tensor
 
 from pretrain.config import PretrainConfig, ShardsConfig
 from pretrain.execution import set_up_execution
-from pretrain.loop import Log, StopSignal, Training
+from pretrain.log import Log
+from pretrain.loop import Training
 from pretrain.models import create_model
 from pretrain.objectives import create_objective
 from pretrain.objectives.instance_recognition import IMAGENET_IMAGES
@@ -33,6 +34,7 @@ from pretrain.run import backbone_spec, make_fabric, make_task
 from pretrain.run_folder import RunFolder
 from pretrain.shard_set import ShardSet, open_shards
 from pretrain.shards import write_shards
+from pretrain.stop_signal import StopSignal
 from ray_jobs.config import compose_mapping
 from ray_jobs.verbs import simulated_source
 

@@ -8,30 +8,22 @@ numbers as one that was not.
 
 import errno
 import math
-import os
 import signal
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn
 
 import torch
 from lightning_fabric import Fabric
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_
-from torch.optim import Optimizer
 
 from pretrain.accumulate import mean_over_parts, split_batch, sum_over_parts
-from pretrain.autoclip import AutoClip
-from pretrain.average import Average
 from pretrain.best import Best, keep_as_best
 from pretrain.checkpoint import (
-    BackboneSpec,
     checkpoint_to_resume,
     newest_checkpoint,
     read_checkpoint,
@@ -39,7 +31,6 @@ from pretrain.checkpoint import (
     save_checkpoint,
     training_state,
 )
-from pretrain.config import CheckpointConfig
 from pretrain.durable import remove_leftovers
 from pretrain.largest_batch import (
     explain_before_training,
@@ -48,21 +39,20 @@ from pretrain.largest_batch import (
     keys_of_less_memory,
     memory_of,
 )
+from pretrain.log import Log
 from pretrain.probe import FeaturesNotFinite
 from pretrain.process_group import is_lost_process
 from pretrain.profiler import profile_steps
 from pretrain.progress import Meter, progress, say
 from pretrain.randomness import derived_seed, seed_draws
-from pretrain.run_folder import MetricsFile, RunFolder
+from pretrain.recent_losses import LossNotFinite, RecentLosses
+from pretrain.run_folder import RunFolder
 from pretrain.step_timer import StepTimer
-from pretrain.trackers import Tracker, first_line
+from pretrain.stop_signal import StopSignal
+from pretrain.task import Task
+from pretrain.trackers import first_line
 
-# Slurm sends SIGUSR1 where a job asked to be warned before its time is over (--signal=USR1@120).
-STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-NAMED_IMAGES = 8
-# Above the number of any step, and of its product with any number of processes.
-NO_STEP = 2**62
 
 
 class TrainingStopped(RuntimeError):
@@ -72,128 +62,6 @@ class TrainingStopped(RuntimeError):
     """
 
     told = True
-
-
-class Remembering(Protocol):
-    """Something beside the weights whose state belongs into checkpoints, in plain values."""
-
-    def state(self) -> dict[str, Any]: ...
-    def restore(self, state: dict[str, Any]) -> None: ...
-
-
-class Judge(Remembering, Protocol):
-    """Decides at the end of an epoch how training goes on: it keeps weights, puts them back, or ends training.
-
-    `from_start` says that it wants to know what was measured before the first step, as of epoch 0. What it changes of
-    the learning rate is the schedule's to ask it for.
-    """
-
-    from_start: bool
-    ended: bool
-
-    def judge(self, objective: nn.Module, measured: dict[str, float], epoch: int, last: bool) -> bool:
-        """Take in what was measured after an epoch (from 1); returns whether former weights were put back."""
-        ...
-
-
-@dataclass
-class Task:
-    """What to train, on what, for how long.
-
-    `prepared(step, timer)` yields what the objective wants of each batch, from that of `step` on, and times its parts;
-    `set_lr(optimizer, step)` is the schedule; `measure(backbone, note)` probes what is learned after the steps for
-    which `measure_due(step)`, and notes how far it is; `remember` has a state that is saved and restored, by name.
-    `parts(batch)` cuts a batch into parts whose losses are added up; without it, a batch is cut into `accumulate` equal
-    parts, whose losses are averaged. A batch has tensors by name, or by group and name. `samples` is what they are of.
-    `less_memory` names keys that need less, where they are not those of a pretraining; `activation_checkpointing` says
-    that this one of those is set. `at_end()` is called when all steps are done.
-    """
-
-    objective: nn.Module
-    optimizer: Optimizer
-    spec: BackboneSpec
-    prepared: Callable[[int, StepTimer], Iterator[dict[str, Tensor]]]
-    set_lr: Callable[[Optimizer, int], float]
-    measure: Callable[[nn.Module, Callable[[str], None]], dict[str, float]]
-    measure_due: Callable[[int], bool]
-    epochs: int
-    steps_per_epoch: int
-    batch_size: int
-    seed: int
-    log_every: int
-    clip_norm: float
-    saving: CheckpointConfig
-    open_trackers: Callable[[int], list[Tracker]]
-    accumulate: int = 1
-    parts: Callable[[dict[str, Any]], list[Any]] | None = None
-    autoclip: AutoClip | None = None
-    judge: Judge | None = None
-    average: Average | None = None
-    remember: dict[str, Remembering] = field(default_factory=dict)
-    profile: bool = False
-    title: str = "pretrain"
-    samples: str = "images"
-    less_memory: str | None = None
-    activation_checkpointing: bool = False
-    at_end: Callable[[], None] | None = None
-
-    @property
-    def steps(self) -> int:
-        return self.epochs * self.steps_per_epoch
-
-    @property
-    def remembering(self) -> dict[str, Remembering]:
-        """All that has a state to be saved, by name."""
-        known = {"autoclip": self.autoclip, "judge": self.judge}
-        return self.remember | {name: part for name, part in known.items() if part is not None}
-
-
-class Log:
-    """Rows to metrics.csv and to the trackers, on the first process only."""
-
-    def __init__(self, folder: Path, step: int, trackers: list[Tracker] | None, samples: str) -> None:
-        self.trackers, self.samples = trackers, samples
-        # A row of step 0 is of before the first step, and is written again.
-        self.file = MetricsFile(folder / "metrics.csv", step or -1) if trackers is not None else None
-
-    def add(self, step: int, epoch: int, seen: int, values: dict[str, float]) -> None:
-        if self.file is None:
-            return
-        self.file.add({"step": step, "epoch": epoch, f"{self.samples}_seen": seen, **values})
-        for tracker in self.trackers:
-            tracker.add(step, values)
-
-    def close(self, failed: bool) -> None:
-        for tracker in self.trackers or ():
-            # What a full disk does not take of a training that failed must not hide why it did.
-            with suppress(OSError) if failed else nullcontext():
-                tracker.close(failed)
-
-
-class StopSignal:
-    """Notes Ctrl-C, SIGTERM and SIGUSR1, so that the loop can save and stop between two steps."""
-
-    def __init__(self) -> None:
-        self.received: signal.Signals | None = None
-        self.process = os.getpid()
-
-    def __enter__(self) -> "StopSignal":
-        # Only the main thread may set handlers; a Ray trial runs in another and is stopped by Ray.
-        self.handlers = {}
-        if threading.current_thread() is threading.main_thread():
-            self.handlers = {s: signal.signal(s, self.note) for s in STOPS}
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        for number, handler in self.handlers.items():
-            signal.signal(number, handler)
-
-    def note(self, number: int, frame: FrameType | None) -> None:
-        # Reader processes inherit the handler, and leave stopping to the process that trains.
-        if os.getpid() == self.process:
-            self.received = signal.Signals(number)
-            say(f"{self.received.name}: saving after this step (again to stop at once)")
-            signal.signal(number, self.handlers[number])
 
 
 class Training:
@@ -212,8 +80,7 @@ class Training:
                 raise
             self.fail(explain_before_training(error, memory_of(fabric.device)), error)
         self.timer = StepTimer(fabric.device)
-        self.unchecked: list[tuple[int, Tensor, dict[str, Tensor]]] = []
-        self.shapes: dict[str, tuple[int, ...]] = {}
+        self.losses = RecentLosses(fabric, task.samples)
         self.shown = ""
         self.stopping: signal.Signals | None = None
         self.saved_at = self.logged_at = time.monotonic()
@@ -343,9 +210,6 @@ class Training:
         task = self.task
         seed_draws(derived_seed(task.seed, "step", self.step, self.fabric.global_rank), self.fabric.device)
         self.lr = task.set_lr(self.optimizer, self.step)
-        tensors = flat(batch)
-        self.shapes = {key: tuple(value.shape) for key, value in tensors.items()}
-        indices = {key: value for key, value in tensors.items() if key.rpartition("/")[2] == "index"}
         with self.timer.part("forward_backward"):
             self.values = self.gradients(batch)
         with self.timer.part("optimizer"):
@@ -355,7 +219,7 @@ class Training:
             self.step += 1
             if task.average:
                 task.average.update(task.objective.backbone, self.step)
-        self.unchecked.append((self.step, self.values["loss"], indices))
+        self.losses.note(self.step, self.values["loss"], batch)
 
     def gradients(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Forward and backward, in parts one after the other; returns the logged values of the whole."""
@@ -448,7 +312,7 @@ class Training:
             raise KeyboardInterrupt(f"stopped by {self.stopping.name}")
 
     def log_step(self, epoch: int) -> None:
-        self.log_pending_check()
+        self.read_losses()
         steps = self.step - self.logged_step
         values = self.mean_over_processes()
         parts = self.timer.read(steps)
@@ -469,40 +333,16 @@ class Training:
         means = self.fabric.all_reduce(torch.stack([value.float() for value in self.values.values()]), reduce_op="mean")
         return dict(zip(self.values, means.tolist(), strict=True))
 
-    def log_pending_check(self) -> None:
+    def read_losses(self) -> None:
         """Stop at a loss that is not finite. Reading losses waits for the device, so it is not done at every step."""
-        if not self.unchecked:
-            return
-        steps, losses, indices = zip(*self.unchecked, strict=True)
-        losses = torch.stack(losses).tolist()
-        broken = next((number for number, loss in enumerate(losses) if not math.isfinite(loss)), None)
-        if first := self.first_of_processes(None if broken is None else steps[broken]):
-            step, owner = first
-            what = ""
-            if self.fabric.global_rank == owner:
-                what = f"the loss is {losses[broken]} at step {step:,}, {self.described(indices[broken])}"
+        try:
+            losses = self.losses.read()
+        except LossNotFinite as error:
             self.fail(
-                f"{self.fabric.broadcast(what, src=owner)}; lower optimizer.lr, with another out=, or look at these "
-                f"{self.task.samples}",
-                together=True,
+                f"{error}; lower optimizer.lr, with another out=, or look at these {self.task.samples}", together=True
             )
         for loss in losses:
             self.best.add_loss(loss)
-        self.unchecked.clear()
-
-    def first_of_processes(self, step: int | None) -> tuple[int, int] | None:
-        """The earliest of the steps that processes name, and the first process that names it; None if none does."""
-        world = self.fabric.world_size
-        first = NO_STEP if step is None else step * world + self.fabric.global_rank
-        if world > 1:
-            first = -int(self.fabric.all_reduce(torch.tensor(-first, device=self.fabric.device), reduce_op="max"))
-        return None if first == NO_STEP else divmod(first, world)
-
-    def described(self, indices: dict[str, Tensor]) -> str:
-        """What a batch held, and the keys of its first images in the shards, or the numbers of each group's."""
-        held = ", ".join(f"{key} {shape}" for key, shape in self.shapes.items() if shape)
-        named = "; ".join(f"{key.rpartition('/')[0]} {numbers(index)}".strip() for key, index in indices.items())
-        return f"whose batch held {held} of the {self.task.samples} {named}"
 
     def fail(self, what: str, error: BaseException | None = None, together: bool = False) -> NoReturn:
         """Stop for good, with the last checkpoint that was good; `together` where all processes do for the same."""
@@ -527,7 +367,7 @@ class Training:
 
         Other epochs are saved when it is time: those of a small set take less time than a checkpoint.
         """
-        self.log_pending_check()
+        self.read_losses()
         task = self.task
         measured = self.measure(epoch, meter) if task.measure_due(self.step) else {}
         last = self.step == task.steps
@@ -547,7 +387,7 @@ class Training:
 
     def measure(self, epoch: int, meter: Meter) -> dict[str, float]:
         """Probe the backbone, or the average of its weights where there is one."""
-        self.log_pending_check()
+        self.read_losses()
         average = self.task.average
         with self.fabric.autocast():
             backbone = average.backbone if average else self.task.objective.backbone
@@ -561,7 +401,7 @@ class Training:
 
     def save(self, epoch: int) -> Path | None:
         """Write a checkpoint of the state after the last step; a state that is not finite is never written."""
-        self.log_pending_check()
+        self.read_losses()
         path = None
         if self.fabric.is_global_zero:
             path = self.write_checkpoint(epoch)
@@ -588,17 +428,3 @@ def not_finite(weights: dict[str, Tensor]) -> str | None:
         if value.is_floating_point() and not bool(value.isfinite().all()):
             return key
     return None
-
-
-def flat(batch: dict[str, Any], group: str = "") -> dict[str, Tensor]:
-    """The tensors of a batch by name, or by `group/name` where it has groups."""
-    found: dict[str, Tensor] = {}
-    for key, value in batch.items():
-        found |= flat(value, f"{group}{key}/") if isinstance(value, dict) else {f"{group}{key}": value}
-    return found
-
-
-def numbers(index: Tensor) -> str:
-    """The first of a batch's samples, as nine digits, and how many others there are."""
-    keys = ", ".join(f"{number:09d}" for number in index[:NAMED_IMAGES].tolist())
-    return keys + (f" and {len(index) - NAMED_IMAGES:,} others" if len(index) > NAMED_IMAGES else "")

@@ -26,7 +26,7 @@ from pretrain.config import AUTO, PretrainConfig
 from pretrain.core_backbone import CoreBackbone, create_backbone
 from pretrain.execution import set_up_execution
 from pretrain.largest_batch import memory_before_training
-from pretrain.loop import Task, Training
+from pretrain.loop import Training
 from pretrain.models import IMAGENET_MEAN, IMAGENET_STD, TIMM_PREFIX, core_names, model_info
 from pretrain.models.sync_norm import convert_sync_batch_norm
 from pretrain.objectives import create_objective, known_objective
@@ -43,6 +43,7 @@ from pretrain.shard_cache import ShardCache, cache_folder
 from pretrain.shard_set import CLIPS, IMAGES, Damage, ShardSet, open_shards
 from pretrain.step_timer import StepTimer
 from pretrain.stream import EpochBatches, load_batches
+from pretrain.task import Task
 from pretrain.trackers import open_trackers, require_installed
 from pretrain.views import ViewMaker, require_possible
 

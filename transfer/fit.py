@@ -22,12 +22,13 @@ from pretrain.average import make_average
 from pretrain.execution import checkpoint_activations
 from pretrain.freed_memory import keep_freed_memory
 from pretrain.largest_batch import memory_before_training
-from pretrain.loop import Judge, Task, Training
+from pretrain.loop import Training
 from pretrain.optimizer import require_known_optimizer
 from pretrain.progress import say
 from pretrain.run import device_name, require_device
 from pretrain.run_folder import RunFolder, open_run
 from pretrain.step_timer import StepTimer
+from pretrain.task import Judge, Task
 from pretrain.trackers import open_trackers, require_installed
 from transfer.cutmix import CutMix
 from transfer.distillation import Distillation

@@ -42,7 +42,8 @@ def test_a_length_that_is_not_finite_is_not_remembered():
 
 def test_gradients_are_those_of_the_authors_code():
     """The loop's way, Fabric's clipping with a limit found in between, beside theirs: history, percentile, clip."""
-    from pretrain.loop import Task, Training
+    from pretrain.loop import Training
+    from pretrain.task import Task
 
     torch.manual_seed(0)
     ours, theirs = nn.Linear(6, 3), nn.Linear(6, 3)

@@ -1,11 +1,8 @@
-"""The loop's small parts: seeds, signals and what is not finite. Whole runs are in test_run.py."""
-
-import os
-import signal
+"""The loop's small parts: seeds and what is not finite. Whole runs are in test_run.py."""
 
 import torch
 
-from pretrain.loop import StopSignal, not_finite
+from pretrain.loop import not_finite
 from pretrain.randomness import derived_seed
 
 
@@ -17,17 +14,6 @@ def test_seeds_are_a_pure_function_of_their_parts():
     assert derived_seed(1, 23) != derived_seed(12, 3)
     assert all(0 <= derived_seed(*one) < 2**63 for one in parts)
     torch.manual_seed(derived_seed(*parts[0]))
-
-
-def test_a_signal_is_noted_once_and_the_handlers_come_back(capsys):
-    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-    with StopSignal() as stop:
-        assert stop.received is None
-        os.kill(os.getpid(), signal.SIGTERM)
-        assert stop.received is signal.SIGTERM
-        assert signal.getsignal(signal.SIGTERM) == before[1], "a second one stops at once"
-    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
-    assert "SIGTERM: saving after this step" in capsys.readouterr().err
 
 
 def test_what_is_not_finite_is_named():

@@ -14,8 +14,9 @@ from pretrain.autoclip import AutoClip
 from pretrain.average import make_average
 from pretrain.checkpoint import newest_checkpoint, read_checkpoint
 from pretrain.config import AverageConfig, CheckpointConfig
-from pretrain.loop import Task, Training, TrainingStopped
+from pretrain.loop import Training, TrainingStopped
 from pretrain.run_folder import RunFolder
+from pretrain.task import Task
 from transfer.cutmix import CutMix
 from transfer.encoder import Encoder
 from transfer.fit_objective import FitObjective
