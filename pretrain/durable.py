@@ -3,12 +3,16 @@
 What comes in: a path and a function that writes to an open file. What goes out: the file, and its SHA-256.
 """
 
+import errno
 import hashlib
 import io
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+# What an OSError has as its number where there is no room: on the disk, of a user's quota, or for a file of that size.
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class HashingFile(io.RawIOBase):
@@ -66,7 +70,10 @@ def write_atomically(path: Path, write: Callable[[io.RawIOBase], Any], checksum:
                 os.fsync(file.fileno())
         except Exception as error:
             # What is written through torch's zip files ends with an error of theirs, which hides that of the disk.
-            raise file.problem or error from None
+            cause = file.problem or error
+            if isinstance(cause, OSError) and cause.filename is None:
+                cause.filename = str(path)
+            raise cause from None
         digest = file.digest.hexdigest()
         if checksum:
             line = f"{digest}  {path.name}\n".encode()

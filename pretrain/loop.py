@@ -6,7 +6,6 @@ rank), so the only state that resuming needs is in the checkpoint: a run that wa
 numbers as one that was not.
 """
 
-import errno
 import math
 import signal
 import sys
@@ -31,7 +30,7 @@ from pretrain.checkpoint import (
     save_checkpoint,
     training_state,
 )
-from pretrain.durable import remove_leftovers
+from pretrain.durable import NO_SPACE, remove_leftovers
 from pretrain.largest_batch import (
     explain_before_training,
     explain_out_of_memory,
@@ -51,8 +50,6 @@ from pretrain.step_timer import StepTimer
 from pretrain.stop_signal import StopSignal
 from pretrain.task import Task
 from pretrain.trackers import first_line
-
-NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class TrainingStopped(RuntimeError):

@@ -15,7 +15,6 @@ Format of the tars: WebDataset (Aizman et al. 2019, https://arxiv.org/abs/2001.0
 as Pillow and PyAV let others work meanwhile; the bytes do not depend on how many there are.
 """
 
-import errno
 import hashlib
 import io
 import json
@@ -29,6 +28,7 @@ from itertools import chain, islice
 import webdataset as wds
 
 from pretrain.config import ShardsConfig
+from pretrain.durable import NO_SPACE
 from pretrain.encode import DEPTH as DEPTH
 from pretrain.encode import Encoded, encode, wants_depth
 from pretrain.items import Item, Source
@@ -150,7 +150,7 @@ def one_line_when_full(folder: ShardFolder, number: int) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in NO_SPACE:
             raise
         raise OSError(
             f"no space left for {shard_name(number)} of {folder}; the {number} shards before it are complete: free "

@@ -4,10 +4,13 @@ What comes in: the words after `murine`. What goes out: what the verb prints, on
 and the exit code: 0 done, 1 the run failed, 2 a mistake in what was asked, 130 interrupted.
 """
 
+import os
+import select
 import sys
 import traceback
 from collections.abc import Sequence
 
+from pretrain.durable import NO_SPACE
 from pretrain.process_group import is_first_process, is_lost_process
 from ray_jobs.config import VERBS, compose, find_verb, load, to_yaml
 from ray_jobs.help import OPTIONS, command_help, verb_help
@@ -34,15 +37,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = [word for word in words if not word.startswith("-")]
     try:
         _run(options, arguments)
+        sys.stdout.flush()
         return DONE
     except KeyboardInterrupt as error:
         return _complain(error, arguments, options, "interrupted; the same command resumes", INTERRUPTED)
+    except BrokenPipeError as error:
+        if _reader_has_left():
+            return DONE
+        return _complain(error, arguments, options, _line_of_failure(error, options), FAILED)
     except MISTAKES as error:
         return _complain(error, arguments, options, _one_line(error), MISTAKE)
     except Exception as error:
-        hint = "" if "--debug" in options else " (run again with --debug for the traceback)"
-        line = f"{type(error).__name__}: {_one_line(error)}{hint}"
-        return _complain(error, arguments, options, line, FAILED)
+        return _complain(error, arguments, options, _line_of_failure(error, options), FAILED)
+
+
+def _reader_has_left() -> bool:
+    """Whether what this command prints to, as `head`, wants no more; then nothing is printed any longer."""
+    try:
+        poll = select.poll()
+        poll.register(sys.stdout.fileno(), select.POLLOUT)
+        if not any(flags & (select.POLLERR | select.POLLHUP) for _, flags in poll.poll(0)):
+            return False
+    except ValueError:  # output that is no file, as in a notebook
+        return False
+    # Python flushes once more when it ends.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return True
 
 
 def _run(options: list[str], arguments: list[str]) -> None:
@@ -89,6 +109,15 @@ def _one_line(error: BaseException) -> str:
         return f"{error.filename}: {error.strerror}"
     lines = (line.strip() for line in str(error).splitlines())
     return " ".join(line for line in lines if line) or type(error).__name__
+
+
+def _line_of_failure(error: Exception, options: list[str]) -> str:
+    """What a user is told of an error that nothing has made a line of."""
+    if isinstance(error, OSError) and error.errno in NO_SPACE:
+        where = f"for {error.filename}" if error.filename else "on the disk"
+        return f"no space left {where}; free some, and the same command goes on"
+    hint = "" if "--debug" in options else " (run again with --debug for the traceback)"
+    return f"{type(error).__name__}: {_one_line(error)}{hint}"
 
 
 def _complain(error: BaseException, arguments: list[str], options: list[str], line: str, code: int) -> int:

@@ -117,6 +117,17 @@ def test_a_mistake_is_one_line_and_code_2(words: list[str], line: str, capsys: p
         (ValueError(), 2, "ValueError"),
         (KeyError("b"), 1, "KeyError: 'b' (run again with --debug for the traceback)"),
         (RuntimeError("loss is\nnan"), 1, "RuntimeError: loss is nan (run again with --debug for the traceback)"),
+        (
+            OSError(28, "No space left on device", "a/b"),
+            1,
+            "no space left for a/b; free some, and the same command goes on",
+        ),
+        (OSError(122, "Disk quota exceeded"), 1, "no space left on the disk; free some, and the same command goes on"),
+        (
+            BrokenPipeError(32, "Broken pipe"),
+            1,
+            "BrokenPipeError: [Errno 32] Broken pipe (run again with --debug for the traceback)",
+        ),
         (KeyboardInterrupt(), 130, "interrupted; the same command resumes"),
     ],
 )
@@ -125,6 +136,12 @@ def test_what_a_run_raises_becomes_a_line_and_a_code(
 ) -> None:
     verbs.report = raising(error)
     assert outcome(capsys, "report") == (code, "", f"murine report: {line}\n")
+
+
+def test_a_reader_that_has_seen_enough_is_no_error() -> None:
+    command = f"{sys.executable} -c 'import sys; from ray_jobs.cli import main; sys.exit(main())' --help | head -n 1"
+    ended = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout.count("\n"), ended.stderr) == (0, 1, "")
 
 
 def rows(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *words: str) -> dict[str, str]:
