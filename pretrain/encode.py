@@ -13,7 +13,7 @@ import simplejpeg
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from pretrain.config import ShardsConfig
-from pretrain.items import Item, SignalValues, StoredFile
+from pretrain.items import Item, SignalValues, StoredFile, StoredPixels
 
 DEPTH = "depth.png"
 SIGNAL = ".signal.npy"
@@ -97,7 +97,7 @@ def one_line(error: Exception) -> str:
     return re.sub(r" at 0x[0-9a-f]+", "", what).replace("\n", " ")
 
 
-def encode_image(image: bytes | StoredFile | np.ndarray, config: ShardsConfig) -> tuple[Encoded, tuple[int, int]]:
+def encode_image(image: bytes | StoredFile | StoredPixels, config: ShardsConfig) -> tuple[Encoded, tuple[int, int]]:
     """Resize an image to the chosen short side and encode it; a sound JPEG that has that size already is kept as it is.
 
     Returns it with the width and height that it had, standing upright.
@@ -117,10 +117,10 @@ def encode_image(image: bytes | StoredFile | np.ndarray, config: ShardsConfig) -
     return Encoded("jpg", buffer.getvalue(), size=resized.size), image.size
 
 
-def open_image(image: bytes | StoredFile | np.ndarray) -> tuple[Image.Image, bytes | np.ndarray]:
-    """An item's image for Pillow, not decoded yet, and what it was made from."""
-    data = image if isinstance(image, bytes | np.ndarray) else image.read_bytes()
-    return Image.fromarray(data) if isinstance(data, np.ndarray) else Image.open(io.BytesIO(data)), data
+def open_image(image: bytes | StoredFile | StoredPixels) -> tuple[Image.Image, bytes]:
+    """An item's image for Pillow, not decoded yet, and the encoded bytes that it was made from, if it was."""
+    data = image.read_bytes() if hasattr(image, "read_bytes") else image
+    return (Image.open(io.BytesIO(data)), data) if isinstance(data, bytes) else (Image.fromarray(np.asarray(data)), b"")
 
 
 def require_aspect(size: tuple[int, int]) -> None:
@@ -148,7 +148,7 @@ def upright(image: Image.Image) -> Image.Image:
 
 
 def encode_depth(
-    depth: bytes | StoredFile | np.ndarray | None, image_size: tuple[int, int], size: tuple[int, int]
+    depth: bytes | StoredFile | StoredPixels | None, image_size: tuple[int, int], size: tuple[int, int]
 ) -> bytes:
     """A depth map as grey PNG of width and height `size`, by nearest neighbour: a mean of two depths is the depth of
     neither.

@@ -27,6 +27,12 @@ class StoredFile(Protocol):
     def read_bytes(self) -> bytes: ...
 
 
+class StoredPixels(Protocol):
+    """Pixels (height, width, 3) or (height, width), read when they are wanted (`np.ndarray` is one)."""
+
+    def __array__(self, dtype: np.dtype | None = None, copy: bool | None = None) -> np.ndarray: ...
+
+
 class ClipFrames(Protocol):
     """Frames of a video or a stack, read when they are wanted: `count` of them, at `frame_rate_hz`."""
 
@@ -53,16 +59,16 @@ class SignalValues(Protocol):
 
 @dataclass(frozen=True)
 class Item:
-    """One image or clip of a source: `image` is encoded bytes, a file, or uint8 (height, width, 3) or (height, width).
+    """One image or clip of a source: `image` is encoded bytes, a file, or pixels uint8.
 
     `depth` is its depth image in the same forms, with one channel, 8 or 16 bit; None where there is none. A clip has
     `clip` instead. `signals` are those that belong to it, by name; None where it lacks one that others have.
     """
 
     name: str
-    image: bytes | StoredFile | np.ndarray = b""
+    image: bytes | StoredFile | StoredPixels = b""
     label: int | None = None
-    depth: bytes | StoredFile | np.ndarray | None = None
+    depth: bytes | StoredFile | StoredPixels | None = None
     clip: ClipFrames | None = None
     signals: dict[str, SignalValues | None] = field(default_factory=dict)
 

@@ -1,9 +1,9 @@
 """The images that probes measure, decoded once.
 
 What comes in: shards. What goes out: batches of their first images or clips, always the same, as `pretrain.stream`
-makes them (`images`, or `video`, its `frames` and their `times`, uint8; `sizes`, `index`, and `label` where there are labels). They
+makes them (`images`, or `video` and its `frames`, uint8; `sizes`, `index`, and `label` where there are labels). They
 stay in memory as long as there is room; those beyond are decoded again for each probe. Of clips only the frames at
-given `times` are decoded.
+given times are decoded, and `times` says which each view shows.
 """
 
 from collections.abc import Iterator

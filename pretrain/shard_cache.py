@@ -16,7 +16,8 @@ from typing import BinaryIO
 from filelock import FileLock
 from fsspec import AbstractFileSystem
 
-from pretrain.storage import FULL, asked, is_url, url_name
+from pretrain.durable import NO_SPACE
+from pretrain.storage import asked, is_url, url_name
 
 CACHED_SHARD = re.compile(r"[0-9a-f]{16}-.+\.tar")
 
@@ -124,7 +125,7 @@ def download(url: str, path: Path, size: int, sha256: str) -> None:
         require_digest(url, temporary, sha256)
         os.replace(temporary, path)
     except OSError as error:
-        if getattr(error.__cause__, "errno", None) in FULL:
+        if getattr(error.__cause__, "errno", None) in NO_SPACE:
             raise OSError(f"no space left in {path.parent} for {url} ({size:,} bytes); free some") from error
         raise
     finally:

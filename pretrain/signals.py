@@ -15,6 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from pretrain.items import StoredFile, open_stored, suffix_of, without_suffix
+from pretrain.remote_npy import RemoteNpy, remote_npy
+from pretrain.storage import RemoteFile
 
 # WebDataset's readers make extensions small, and end the key of a sample at its first dot.
 NAME = re.compile(r"[a-z][a-z0-9_]*")
@@ -41,25 +43,27 @@ class SignalFile:
 
     def read(self) -> np.ndarray:
         """Values float32, (channels,) of an image or (channels, frames) of a clip."""
-        values = load_array(self.file, self.key)
-        values = values if self.index is None else values[self.index]
-        if values.dtype.kind not in "fiub":
-            raise ValueError(f"{self.file.name} holds {values.dtype}, not numbers")
+        array = load_array(self.file, self.key, whole=self.count == self.total)
+        if array.dtype.kind not in "fiub":
+            raise ValueError(f"{self.file.name} holds {array.dtype}, not numbers")
+        of_item = () if self.index is None else (self.index,)
+        shape = array.shape[len(of_item) :]
         if self.count is None:
-            return image_signal(np.asarray(values, np.float32), self.file.name)
-        values = values[None] if values.ndim == 1 else values
-        if values.ndim != 2 or values.shape[1] != self.total:
+            require_image_signal(shape, self.file.name)
+            return np.atleast_1d(np.asarray(array[of_item], np.float32))
+        if len(shape) not in (1, 2) or shape[-1] != self.total:
             raise ValueError(
-                f"{self.file.name} has shape {values.shape}, should be (channels, {self.total}) as its video has "
+                f"{self.file.name} has shape {shape}, should be (channels, {self.total}) as its video has "
                 f"{self.total} frames"
             )
-        return np.asarray(values[:, self.first : self.first + self.count], np.float32)
+        frames = slice(self.first, self.first + self.count)
+        wanted = (*of_item, frames) if len(shape) == 1 else (*of_item, slice(None), frames)
+        return np.atleast_2d(np.asarray(array[wanted], np.float32))
 
 
-def image_signal(values: np.ndarray, name: str) -> np.ndarray:
-    if values.ndim > 1:
-        raise ValueError(f"{name} has shape {values.shape}, should be (channels,) beside an image")
-    return np.atleast_1d(values)
+def require_image_signal(shape: tuple[int, ...], name: str) -> None:
+    if len(shape) > 1:
+        raise ValueError(f"{name} has shape {shape}, should be (channels,) beside an image")
 
 
 def require_signal_name(signal: str, file: str) -> None:
@@ -70,13 +74,17 @@ def require_signal_name(signal: str, file: str) -> None:
         raise ValueError(f"signal {signal!r} of {file}: batches have an entry of that name already; rename the signal")
 
 
-def load_array(file: StoredFile, key: str | None) -> np.ndarray:
-    """An array as it lies in a `.npy` file, not read yet where that lies on the disk, or in an `.npz` file."""
+def load_array(file: StoredFile, key: str | None, whole: bool) -> np.ndarray | RemoteNpy:
+    """An array of an `.npz` or a `.npy` file; of a `.npy` file not read yet, unless it is wanted whole from a URL."""
     if key is not None:
         with open_stored(file) as opened, np.load(opened, allow_pickle=False) as arrays:
             return arrays[key]
     if isinstance(file, Path):
         return np.load(file, mmap_mode="r", allow_pickle=False)
+    if isinstance(file, RemoteNpy):
+        return file
+    if isinstance(file, RemoteFile) and not whole:
+        return remote_npy(file)
     return np.load(io.BytesIO(file.read_bytes()), allow_pickle=False)
 
 

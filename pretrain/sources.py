@@ -10,13 +10,13 @@ from pathlib import Path
 
 from pretrain.archive_listing import Listing, archive_listing
 from pretrain.config import ShardsConfig
-from pretrain.files_source import files_source, with_depth
-from pretrain.items import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Source, is_hidden, suffix_of
+from pretrain.files_source import files_source, is_there, with_depth
+from pretrain.items import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Source, is_hidden, suffix_of, without_suffix
 from pretrain.items import Item as Item
 from pretrain.parquet_source import parquet_source
 from pretrain.progress import say
-from pretrain.stack_source import stack_source
-from pretrain.storage import RemoteFile, failures_as_os_errors, is_url, list_files, locate, remote_file
+from pretrain.stack_source import LABELS, stack_source
+from pretrain.storage import RemoteFile, failures_as_os_errors, files_beside, is_url, list_files, locate, remote_file
 
 PARQUET = (".parquet", ".pq")
 ARCHIVES = (".tar", ".zip")
@@ -63,12 +63,17 @@ def file_source(file: Path | RemoteFile, config: ShardsConfig) -> Source:
     raise ValueError(f"source {place!r} is neither a folder nor a .parquet file, nor a .tar, .zip, .npy or video file")
 
 
-def beside(file: Path | RemoteFile) -> dict[str, Path]:
-    """Arrays that belong to a local file: labels, and those named after it."""
-    if not isinstance(file, Path):
+def beside(file: Path | RemoteFile) -> dict[str, Path | RemoteFile]:
+    """Arrays in the folder of a file that belong to it: its signals, which are named after it, and labels."""
+    local = isinstance(file, Path)
+    found = {path.name: path for path in file.parent.iterdir()} if local else files_beside(file.url)
+    if found is None:
+        say(f"what lies beside {file.url} is not listed there; its labels and signals, if it has any, are left out")
         return {}
-    names = (path for path in file.parent.iterdir() if path.suffix in (".npy", ".npz") and path.is_file())
-    return {path.name: path for path in names if path.name.startswith(f"{file.stem}.") and path != file}
+    stem = without_suffix(file.name)
+    names = [name for name in found if name != file.name and suffix_of(name) in (".npy", ".npz")]
+    mine = {name: found[name] for name in names if name == LABELS or name.startswith(f"{stem}.")}
+    return {name: other for name, other in mine.items() if is_there(other)}
 
 
 def folder_source(folder: Path | str, config: ShardsConfig) -> Source:
@@ -124,15 +129,13 @@ def archives_source(files: dict[str, Path | RemoteFile], config: ShardsConfig, p
 
 
 def arrays_source(files: dict[str, Path | RemoteFile], config: ShardsConfig, place: str) -> Source:
-    if any(not isinstance(file, Path) for file in files.values()):
-        raise ValueError(f"{place}: .npy stacks are mapped from the disk; download them first")
     for key in ("depth", "labels"):
         if getattr(config, key) is not None:
             raise ValueError(f"{key} is not for .npy stacks; their labels lie beside them, in labels.npy")
     require_no_parquet_keys(config, place)
     if config.format == "encoded":
         raise ValueError("format=encoded keeps videos as they were; stacks have none, choose format=raw")
-    return stack_source([file for file in files.values() if suffix_of(file.name) == ".npy"], config)
+    return stack_source([file for file in files.values() if suffix_of(file.name) == ".npy"], config, place)
 
 
 def require_no_parquet_keys(config: ShardsConfig, place: str) -> None:

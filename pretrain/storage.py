@@ -22,13 +22,14 @@ from urllib.parse import urlsplit
 from fsspec import AbstractFileSystem
 from fsspec.core import url_to_fs
 
+from pretrain.durable import NO_SPACE
+
 ATTEMPTS = 6
 WAIT_S = 0.5  # before the second attempt; twice as long before each further one
 CONNECT_S, SILENCE_S = 30, 60  # after which a web server that does not answer, or goes silent, counts as failed
 EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs", "http": "http", "https": "http"}
 ABSENT = (404, 410)  # a web server's codes for what does not exist
 BUSY = (408, 429)  # and, beside 500 and above, for what may work later
-FULL = (errno.ENOSPC, errno.EDQUOT)
 Answer = TypeVar("Answer")
 
 
@@ -136,7 +137,9 @@ def behind(url: str, error: Exception) -> Exception:
 
 def may_pass(error: Exception) -> bool:
     """Whether asking again may help: not where access is denied, or the disk here is full."""
-    if isinstance(error, PermissionError | ValueError | NotImplementedError) or getattr(error, "errno", None) in FULL:
+    if isinstance(error, PermissionError | ValueError | NotImplementedError):
+        return False
+    if getattr(error, "errno", None) in NO_SPACE:
         return False
     status = getattr(error, "status", None)
     return not isinstance(status, int) or status in BUSY or status >= 500
@@ -190,9 +193,9 @@ class RemoteFile:
             raise StorageFailed(without_parts(self.url))
         return data
 
-    def open(self) -> BinaryIO:
-        """The file, open for reading anywhere in it."""
-        return PatientFile(self.url, StorageFailed)
+    def open(self, block_bytes: int | None = None) -> BinaryIO:
+        """The file, open for reading anywhere in it; `block_bytes` are asked for ahead, or what its storage likes."""
+        return PatientFile(self.url, StorageFailed, block_bytes)
 
 
 def cat_part(system: AbstractFileSystem, path: str, offset: int, end: int) -> bytes:
@@ -202,9 +205,9 @@ def cat_part(system: AbstractFileSystem, path: str, offset: int, end: int) -> by
 class PatientFile(io.RawIOBase):
     """A file behind a URL, open for reading anywhere in it; raises `failure` where its storage goes on failing."""
 
-    def __init__(self, url: str, failure: type[BaseException] = OSError) -> None:
+    def __init__(self, url: str, failure: type[BaseException] = OSError, block_bytes: int | None = None) -> None:
         self.url, self.failure = url, failure
-        self.file = asked(url, lambda system, path: system.open(path, "rb"), failure)
+        self.file = asked(url, lambda system, path: system.open(path, "rb", block_size=block_bytes), failure)
         try:
             self.file.seek(1)
             self.file.seek(0)
@@ -254,6 +257,31 @@ def remote_file(url: str) -> RemoteFile | None:
     return None if found["type"] == "directory" or is_page else RemoteFile(url, found["size"] or 0)
 
 
+def files_beside(url: str) -> dict[str, RemoteFile] | None:
+    """Files of the folder that the file behind a URL lies in, by name; None where its storage does not list them."""
+    folder = (url.partition("?")[0] if is_web(url) else url).removesuffix(url_name(url))
+    try:
+        found = asked(folder, listed_or_refused)
+    except FileNotFoundError:
+        found = None
+    if found is None:
+        return None
+    files = placed(folder, {info["name"]: info["size"] or 0 for info in found if info["type"] != "directory"})
+    return {name: file for name, file in files.items() if "/" not in name}
+
+
+def listed_or_refused(system: AbstractFileSystem, path: str) -> list[dict[str, Any]] | None:
+    """What a folder holds; None where that may not be known, though a file in it may be read."""
+    try:
+        return system.ls(path, detail=True)
+    except Exception as error:  # each kind of storage has its own
+        status = getattr(error, "status", None)
+        refused = isinstance(status, int) and status < 500 and status not in BUSY
+        if refused or isinstance(error, PermissionError | NotImplementedError):
+            return None
+        raise
+
+
 def list_files(folder: Path | str) -> dict[str, Path | RemoteFile]:
     """Files of a folder and of the folders below it, by their place in it, sorted folder by folder."""
     names = local_files(folder) if isinstance(folder, Path) else remote_files(folder)
@@ -277,14 +305,16 @@ def local_files(folder: Path) -> dict[str, Path]:
 
 def remote_files(url: str) -> dict[str, RemoteFile]:
     if is_web(url):
-        sizes = dict.fromkeys(linked_files(url), 0)
-        root = f"{url}/"
-    else:
-        found = asked(url, lambda system, path: system.find(path, detail=True))
-        sizes = {place: info["size"] or 0 for place, info in found.items()}
-        root = file_system(url)[1].rstrip("/") + "/"
+        return placed(f"{url}/", dict.fromkeys(linked_files(url), 0))
+    found = asked(url, lambda system, path: system.find(path, detail=True))
+    return placed(f"{url}/", {place: info["size"] or 0 for place, info in found.items()})
+
+
+def placed(folder: str, sizes: dict[str, int]) -> dict[str, RemoteFile]:
+    """Files by their place in a folder, whose URL ends with a slash; `sizes` are by what its storage calls them."""
+    root = folder if is_web(folder) else file_system(folder)[1].rstrip("/") + "/"
     names = {place.removeprefix(root): size for place, size in sizes.items() if place.startswith(root)}
-    return {name: RemoteFile(f"{url}/{name}", size) for name, size in names.items()}
+    return {name: RemoteFile(folder + name, size) for name, size in names.items()}
 
 
 def linked_files(url: str) -> list[str]:

@@ -72,6 +72,10 @@ def simulated_source(config: ShardsConfig) -> "Source":
 
     if config.depth not in (None, MADE_ON_THE_SPOT) or config.depth_column is not None:
         raise ValueError("source=simulated takes no other depth than depth=simulated")
+    plain = ShardsConfig()
+    for key in ("labels", "label_column", "image_column", "clip_frames", "frame_rate_hz"):
+        if (value := getattr(config, key)) != getattr(plain, key):
+            raise ValueError(f"source=simulated makes images with labels of their own; leave out {key}={value}")
 
     def items(start: int) -> Iterator[Item]:
         arguments = (config.images, config.size, config.seed, split)

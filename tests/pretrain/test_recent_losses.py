@@ -32,7 +32,8 @@ def test_the_first_that_is_not_finite_is_named(losses, value):
         losses.read()
     keys = ", ".join(f"{number:09d}" for number in range(80, 88))
     assert str(found.value) == (
-        f"the loss is {value} at step 8, whose batch held index (10,), views (2, 3, 4) of the images {keys} and 2 others"
+        f"the loss is {value} at step 8, whose batch held index (10,), views (2, 3, 4) "
+        f"of the images {keys} and 2 others"
     )
 
 

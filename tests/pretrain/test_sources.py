@@ -4,6 +4,7 @@ import io
 from dataclasses import replace
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,7 +14,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pretrain.config import ShardsConfig
-from pretrain.sources import Item, open_source
+from pretrain.sources import Item, beside, open_source
+from pretrain.storage import RemoteFile
 
 
 def jpeg(value: int = 0) -> bytes:
@@ -271,6 +273,16 @@ def test_what_is_hidden_in_a_folder_is_left_alone(tmp_path):
     source = open_source(ShardsConfig(source=str(images), depth=str(depths)))
     assert source.classes == ("ant", "bee")
     assert sorted(item.name for item in source.items(0)) == ["ant/1.jpg", "bee/2.jpg"]
+
+
+def test_arrays_beside_a_file_are_its_signals_and_labels_here_and_behind_a_url(tmp_path):
+    system = fsspec.filesystem("memory")
+    mine = {"walk.gaze.npy", "walk.npz", "labels.npy"}
+    for name in (*mine, "walk.mp4", "walk2.gaze.npy", "walk.txt", "run.npz"):
+        (tmp_path / name).write_bytes(name.encode())
+        system.pipe_file(f"/beside/{name}", name.encode())
+    for file in (tmp_path / "walk.mp4", RemoteFile("memory://beside/walk.mp4", 8)):
+        assert {name: found.read_bytes() for name, found in beside(file).items()} == {n: n.encode() for n in mine}
 
 
 def test_what_is_no_source_is_one_line(tmp_path):

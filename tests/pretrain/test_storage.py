@@ -8,7 +8,7 @@ import fsspec
 import pytest
 
 from pretrain import shard_cache, storage
-from pretrain.storage import RemoteFile, StorageFailed, file_system, list_files, locate, remote_file
+from pretrain.storage import RemoteFile, StorageFailed, file_system, files_beside, list_files, locate, remote_file
 from tests.pretrain.web_server import SHARD_BYTES, WebServer, four_shards, serving, shards
 
 
@@ -46,6 +46,32 @@ def test_what_a_url_names_is_told_apart(server):
     assert remote_file(f"{server.url}/absent.tar") is None
     assert sorted(list_files(server.url)) == [f"shard-{number:06d}.tar" for number in range(4)]
     assert remote_file(server.url) is None
+
+
+def test_files_beside_a_file_are_those_of_its_folder_alone(server):
+    (server.folder / "below").mkdir()
+    (server.folder / "below" / "shard-000009.tar").write_bytes(b"x")
+    names = [f"shard-{number:06d}.tar" for number in range(4)]
+    for url in (shards(server)[2], f"{shards(server)[2]}?sig=a/b"):
+        found = files_beside(url)
+        assert sorted(found) == names
+        assert found[names[1]].read_bytes() == b"\x01" * SHARD_BYTES
+    (server.folder / "index.html").write_text('<a href="below/shard-000009.tar">deep</a> <a href="a.npy">near</a>')
+    assert list(files_beside(shards(server)[0])) == ["a.npy"]
+    system = fsspec.filesystem("memory")
+    for place in ("/beside-1", "/beside/a/2", "/beside/a/3", "/beside/a/b/4"):
+        system.pipe_file(place, b"x")
+    assert files_beside("memory://beside/a/2") == {n: RemoteFile(f"memory://beside/a/{n}", 1) for n in ("2", "3")}
+    assert files_beside("memory://beside-1")["beside-1"].read_bytes() == b"x"
+
+
+def test_files_beside_are_not_known_where_they_are_not_listed_and_a_failing_server_is_an_error(server):
+    server.handler.lists = False
+    assert files_beside(shards(server)[0]) is None
+    assert files_beside(f"{server.url}/absent/a.tar") is None
+    server.handler.down = True
+    with pytest.raises(OSError, match=r"cannot be read, tried 6 times: the server answers 503 Service Unavailable$"):
+        files_beside(shards(server)[0])
 
 
 def test_locations(tmp_path, monkeypatch):

@@ -213,6 +213,10 @@ def test_simulated_shards_have_the_true_depth_of_their_leaves(tmp_path, capsys):
     for wrong in ({"depth": "folder"}, {"depth_column": "depth"}):
         with pytest.raises(ValueError, match="source=simulated takes no other depth than depth=simulated"):
             shards(ShardsConfig(out=str(tmp_path / "t"), **(keys | wrong)))
+    for wrong in ({"label_column": "kind"}, {"clip_frames": 4}, {"labels": "a.csv"}, {"frame_rate_hz": 30.0}):
+        (named,) = (f"leave out {key}={value}$" for key, value in wrong.items())
+        with pytest.raises(ValueError, match=named):
+            shards(ShardsConfig(out=str(tmp_path / "t"), **(keys | wrong)))
     with pytest.raises(FileExistsError, match="depth=True, not None"):
         shards(ShardsConfig(out=str(tmp_path / "s"), **(keys | {"depth": None})))
 

@@ -1,5 +1,6 @@
 """A web server of a folder for tests, which fails in the ways that web servers do."""
 
+import io
 import re
 import threading
 from collections.abc import Iterator
@@ -17,13 +18,15 @@ class Handler(SimpleHTTPRequestHandler):
 
     The next `breaks` answers with a `.tar` end after `broken_bytes` of `whole_bytes`. Of the answers that are no
     folder's page, every `busy_every`th is code 503, and so are all after the first `lasts`; with `down` all answers
-    are. Without `parts` it sends whole files only.
+    are. Without `parts` it sends whole files only, without `lists` no pages of folders. `sent` are the bytes of each
+    part that it sent.
     """
 
     asked: list[str]
+    sent: list[int]
     answers = breaks = busy_every = 0
     broken_bytes, whole_bytes = 500, 1000
-    down, parts, lasts = False, True, 10**9
+    down, parts, lists, lasts = False, True, True, 10**9
 
     def log_message(self, *arguments: object) -> None:
         pass
@@ -45,6 +48,12 @@ class Handler(SimpleHTTPRequestHandler):
         else:
             super().do_GET()
 
+    def list_directory(self, path: str) -> io.BytesIO | None:
+        if self.lists:
+            return super().list_directory(path)
+        self.send_error(HTTPStatus.FORBIDDEN)
+        return None
+
     def refused(self) -> bool:
         type(self).answers += not self.path.endswith("/")
         busy = self.busy_every and not self.path.endswith("/") and self.answers % self.busy_every == 0
@@ -63,6 +72,7 @@ class Handler(SimpleHTTPRequestHandler):
     def send_part(self, data: bytes) -> None:
         first, last = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers["Range"]).groups()
         part = data[int(first) : int(last) + 1]
+        type(self).sent.append(len(part))
         self.send_response(HTTPStatus.PARTIAL_CONTENT)
         self.send_header("Content-Range", f"bytes {first}-{int(first) + len(part) - 1}/{len(data)}")
         self.send_header("Content-Length", str(len(part)))
@@ -79,7 +89,7 @@ class WebServer:
     """A folder behind a `url`; attributes of `handler` say how it fails."""
 
     def __init__(self, folder: Path) -> None:
-        self.handler = type("OneHandler", (Handler,), {"asked": []})
+        self.handler = type("OneHandler", (Handler,), {"asked": [], "sent": []})
         self.server = QuietServer(("127.0.0.1", 0), partial(self.handler, directory=str(folder)))
         self.folder, self.url = folder, f"http://127.0.0.1:{self.server.server_port}"
 
