@@ -11,6 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 FIGURES = {
     "mapping.py": {"speedup", "ms_per_fit"},
+    "clip_path.py": {"clips_per_s_per_core", "speedup_vs_torchvision", "decode_limit", "mib_a_batch"},
     "data_path.py": {
         "speedup_vs_lightly_jpeg",
         "speedup_vs_lightly_shards",
