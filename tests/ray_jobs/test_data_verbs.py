@@ -158,7 +158,11 @@ def run_here(*words: str) -> list[str]:
 
 def test_an_interrupted_fetch_says_so_and_goes_on(capsys, mirror, tmp_path):
     words = ("fetch", "sensorium2023", "B", f"mirror={mirror}", f"out={tmp_path}", "yes=true")
-    process = subprocess.Popen(run_here("data", *words), cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    # A shell has its background jobs ignore SIGINT, tests among them, and what they start would.
+    heeding = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(
+        run_here("data", *words), cwd=ROOT, stderr=subprocess.PIPE, text=True, preexec_fn=heeding
+    )
     part, deadline = tmp_path / f"{SLOW_SCAN}.part", time.monotonic() + 60
     while time.monotonic() < deadline and not (part.exists() and part.stat().st_size):
         time.sleep(0.01)
