@@ -27,6 +27,8 @@ READ_SUFFIXES = IMAGE_SUFFIXES | VIDEO_SUFFIXES | {".npy", ".npz"}
 LABEL_KEYS = ("label", "cls", "class")  # of a sample's .json
 COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")
 MEBIBYTE = 2**20
+# Of a zip behind a URL, beyond what is read: members come in random order, and its storage would send 50 MB for each.
+AHEAD_BYTES = 2**18
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +83,7 @@ Listing = dict[str, StoredFile | MemberLabel]
 @functools.lru_cache(maxsize=8)
 def opened_zip(file: Path | RemoteFile, process: int) -> zipfile.ZipFile:
     """A zip, open for all threads of a process; several processes must not share its place in the file."""
-    return zipfile.ZipFile(open_stored(file))
+    return zipfile.ZipFile(file.open(AHEAD_BYTES) if isinstance(file, RemoteFile) else open_stored(file))
 
 
 def archive_listing(file: Path | RemoteFile) -> Listing:

@@ -286,7 +286,8 @@ class LoggingConfig:
     trackers: list[str] = setting(
         ["tensorboard"],
         "wandb and mlflow need murine[wandb] and murine[mlflow]; WANDB_MODE=offline and MLFLOW_TRACKING_URI work as "
-        "they always do",
+        "they always do; what W&B wrote offline is sent by one `wandb sync RUN/wandb/offline-run-*`, all folders of a "
+        "run together",
         choices=TRACKER_NAMES,
     )
 

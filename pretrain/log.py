@@ -3,11 +3,12 @@
 What comes in: the figures of a step, by name. What goes out: rows of `metrics.csv`, and what the trackers keep.
 """
 
-from contextlib import nullcontext, suppress
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from pretrain.run_folder import MetricsFile
-from pretrain.trackers import Tracker
+from pretrain.trackers import Tracker, attempted
 
 
 class Log:
@@ -22,11 +23,13 @@ class Log:
         if self.file is None:
             return
         self.file.add({"step": step, "epoch": epoch, f"{self.samples}_seen": seen, **values})
-        for tracker in self.trackers:
-            tracker.add(step, values)
+        for tracker in list(self.trackers):
+            if not attempted(tracker, partial(tracker.add, step, values)):
+                self.trackers.remove(tracker)
+                # What broke is said already; this only gives back what the tracker holds.
+                with suppress(Exception):
+                    tracker.close(failed=True)
 
     def close(self, failed: bool) -> None:
         for tracker in self.trackers or ():
-            # What a full disk does not take of a training that failed must not hide why it did.
-            with suppress(OSError) if failed else nullcontext():
-                tracker.close(failed)
+            attempted(tracker, partial(tracker.close, failed))

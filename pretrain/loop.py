@@ -46,6 +46,7 @@ from pretrain.progress import Meter, progress, say
 from pretrain.randomness import derived_seed, seed_draws
 from pretrain.recent_losses import LossNotFinite, RecentLosses
 from pretrain.run_folder import RunFolder
+from pretrain.shard_cache import ShardUnavailable
 from pretrain.step_timer import StepTimer
 from pretrain.stop_signal import StopSignal
 from pretrain.task import Task
@@ -182,6 +183,8 @@ class Training:
                 f"no space in {error.filename or self.run.path} at step {self.step:,} ({error.strerror}); make room, "
                 "and the same command goes on"
             )
+        if isinstance(error, ShardUnavailable):
+            return f"{error}; this was at step {self.step:,}, and the same command goes on from the last checkpoint"
         if is_out_of_memory(error):
             return explain_out_of_memory(error, self.task.batch_size, self.fabric.device, self.less_memory())
         if self.fabric.world_size == 1:

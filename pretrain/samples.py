@@ -24,6 +24,7 @@ from torch.nn import functional as F
 from pretrain.clip_times import TimesOfClip
 from pretrain.clips import clip_facts, decode_clip, decode_signal, is_clip
 from pretrain.encode import DEPTH, SIGNAL
+from pretrain.video import NoDecoder
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ def decode(sample: dict[str, Any], times: TimesOfClip | None = None) -> Sample:
     """An encoded sample, decoded; of a clip only the frames of these times, where some are given.
 
     Raises:
+        NoDecoder: nothing here decodes videos.
         ValueError: `cannot be decoded (...)`; it is damaged.
     """
     try:
@@ -61,6 +63,8 @@ def decode(sample: dict[str, Any], times: TimesOfClip | None = None) -> Sample:
         pixels = decode_image(sample)
         depth = decode_depth(sample[DEPTH], pixels.shape[:2]) if DEPTH in sample else None
         return Sample(pixels, index, label, depth, image_signals(sample))
+    except NoDecoder:
+        raise
     except Exception as error:  # decoders raise nearly anything on damaged bytes
         what = f"{type(error).__name__}: {error}".split("\n")[0]
         raise ValueError(f"cannot be decoded ({what})") from error

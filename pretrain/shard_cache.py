@@ -27,6 +27,10 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "murine" / "shards"
 
 
+class ShardUnavailable(OSError):
+    """A shard cannot be had now, which says nothing of its samples: they are neither missing nor damaged."""
+
+
 class ShardCache:
     """Whole shards of URLs, kept in a local folder that grows no larger than `limit_bytes`.
 
@@ -78,7 +82,9 @@ class ShardCache:
             except FileNotFoundError:
                 if not is_url(url):
                     raise
-        raise OSError(f"{self.folder} loses shards before they are opened; allow more than {self.limit_bytes:,} bytes")
+        raise ShardUnavailable(
+            f"{self.folder} loses shards before they are opened; allow more than {self.limit_bytes:,} bytes"
+        )
 
     def make_room(self, bytes: int, kept: Path) -> None:
         """Remove what was longest unused until there is room for `bytes` beside the rest; `kept` is not counted."""
@@ -115,18 +121,21 @@ def touch(path: Path) -> bool:
 
 
 def download(url: str, path: Path, size: int, sha256: str) -> None:
-    """Bring a file of `size` bytes to `path`; raises OSError with one line where it is not the one with this SHA-256.
+    """Bring a file of `size` bytes to `path`; the caller holds its lock, so the temporary file is nobody else's.
 
-    The caller holds the lock of `path`, so that the temporary file is nobody else's.
+    Raises:
+        FileNotFoundError: there is no such file behind the URL.
+        ShardUnavailable: its storage cannot be reached or denies access, or the disk here is full.
+        OSError: it is not the one with this SHA-256.
     """
     temporary = path.with_name(f".{path.name}.tmp")
     try:
-        asked(url, partial(fetch_whole, temporary=temporary, size=size))
+        asked(url, partial(fetch_whole, temporary=temporary, size=size), ShardUnavailable)
         require_digest(url, temporary, sha256)
         os.replace(temporary, path)
     except OSError as error:
         if getattr(error.__cause__, "errno", None) in NO_SPACE:
-            raise OSError(f"no space left in {path.parent} for {url} ({size:,} bytes); free some") from error
+            raise ShardUnavailable(f"no space left in {path.parent} for {url} ({size:,} bytes); free some") from error
         raise
     finally:
         temporary.unlink(missing_ok=True)

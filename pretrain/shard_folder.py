@@ -11,7 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from pretrain.durable import remove_leftovers, write_atomically
-from pretrain.storage import PatientFile, asked, file_system, is_url, is_web, locate, one_line_errors
+from pretrain.storage import (
+    PatientFile,
+    asked,
+    file_system,
+    has_folders,
+    is_url,
+    is_web,
+    locate,
+    one_line_errors,
+    url_name,
+)
 
 
 class LocalFolder:
@@ -34,6 +44,10 @@ class LocalFolder:
         """Bytes of a file; None where it is absent."""
         path = self.path / name
         return path.stat().st_size if path.is_file() else None
+
+    def sizes(self, names: list[str]) -> dict[str, int | None]:
+        """Bytes of these files of the folder itself, by name; None where one is absent."""
+        return {name: self.size(name) for name in names}
 
     def read(self, name: str) -> bytes:
         return (self.path / name).read_bytes()
@@ -92,6 +106,14 @@ class RemoteFolder:
         except FileNotFoundError:
             return None
 
+    def sizes(self, names: list[str]) -> dict[str, int | None]:
+        if is_web(self.url):
+            return {name: self.size(name) for name in names}
+        # One question for all, which would take minutes one by one.
+        found = asked(self.url, lambda system, path: system.ls(path, detail=True))
+        sizes = {url_name(info["name"]): info["size"] for info in found if info["type"] != "directory"}
+        return {name: sizes.get(name) for name in names}
+
     def read(self, name: str) -> bytes:
         return asked(f"{self.url}/{name}", lambda system, path: system.cat_file(path))
 
@@ -105,9 +127,15 @@ class RemoteFolder:
         with tempfile.TemporaryDirectory(prefix="murine-") as folder:
             local = Path(folder) / name.rsplit("/", 1)[-1]
             digest = write_atomically(local, write)
-            with one_line_errors(f"{self.url}/{name}"):
-                system.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
-                system.put_file(str(local), path)
+            try:
+                with one_line_errors(f"{self.url}/{name}"):
+                    if has_folders(self.url):
+                        system.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
+                    system.put_file(str(local), path)
+            except FileNotFoundError as error:
+                raise FileNotFoundError(
+                    f"{self.url} cannot be written to: there is no such bucket; make it, or correct out="
+                ) from error
         return digest
 
     def remove(self, name: str) -> None:

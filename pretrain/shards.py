@@ -182,9 +182,8 @@ def finished_index(folder: ShardFolder, plan: dict, source: Source, config: Shar
     """The index of shards that were complete before; those that are no longer there are written again."""
     index = read_index(str(folder))
     require_same_plan(folder, index["plan"], plan)
-    # Asking a server for the size of every shard would take minutes.
-    local = isinstance(folder, LocalFolder)
-    missing = [n for n, entry in enumerate(index["shards"]) if local and folder.size(entry["file"]) != entry["bytes"]]
+    sizes = folder.sizes([entry["file"] for entry in index["shards"]])
+    missing = [n for n, entry in enumerate(index["shards"]) if sizes[entry["file"]] != entry["bytes"]]
     if missing:
         write_again(folder, index["shards"], missing, source, config)
     else:

@@ -20,14 +20,18 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from pretrain.clip_times import ShownTimes, TimesOfClip
 from pretrain.samples import Sample, collate, decode
+from pretrain.shard_cache import ShardUnavailable
 from pretrain.shard_reader import ShardReader
 from pretrain.shard_set import CLIPS, Damage, ShardSet
+from pretrain.video import NoDecoder
 
-PROBLEMS = "problems"
+PROBLEMS, UNAVAILABLE = "problems", "unavailable"
 # Batches that each worker reads ahead.
 PREFETCH = 4
 # What a sample that is missing or damaged raises.
 UNREADABLE = (OSError, KeyError, ValueError)
+# What says nothing of the sample.
+NO_DAMAGE = (ShardUnavailable, NoDecoder)
 # For each sample of a batch when its views are, where that is known before it is decoded.
 Times = list[TimesOfClip | None]
 
@@ -75,7 +79,7 @@ class EpochBatches(IterableDataset):
         for position, numbers in enumerate(self.numbers()):
             # The loader takes batches from its workers in turn, so that this deal restores the order.
             if position % workers == number:
-                yield self.read(reader, numbers, position)
+                yield self.read_or_why_not(reader, numbers, position)
 
     def numbers(self) -> Iterator[np.ndarray]:
         """Sample numbers (batch / world,) of this device's part of each batch."""
@@ -84,6 +88,13 @@ class EpochBatches(IterableDataset):
             start = 0 if epoch else self.start
             for batch in self.order.batches(which, self.batch_size, start, self.drop_last):
                 yield batch[self.rank :: self.world]
+
+    def read_or_why_not(self, reader: ShardReader, numbers: np.ndarray, position: int) -> dict[str, Any]:
+        """A batch, or why it is `unavailable`: what a reading process raises would come with its traceback."""
+        try:
+            return self.read(reader, numbers, position)
+        except NO_DAMAGE as error:
+            return {UNAVAILABLE: str(error)}
 
     def read(self, reader: ShardReader, numbers: np.ndarray, position: int = 0) -> dict[str, Any]:
         """Batch number `position`; `problems` lists the samples that others had to stand in for.
@@ -109,6 +120,8 @@ class EpochBatches(IterableDataset):
         """A decoded sample, or None, with one more problem."""
         try:
             return decode(self.shards.read(reader, index), times)
+        except NO_DAMAGE:
+            raise
         except UNREADABLE as error:
             problems.append(f"sample {index:09d} of {self.shards.url_of(index)} {what_failed(error)}")
             return None
@@ -173,7 +186,8 @@ def load_batches(
 ) -> Iterator[dict[str, Tensor]]:
     """Iterate batches, decoded in `workers` processes beside this one (0: in this one).
 
-    `damage` counts what could not be read, over all that is iterated with it.
+    `damage` counts what could not be read, over all that is iterated with it. Raises ShardUnavailable where a shard
+    cannot be had, as of storage that goes on failing.
     """
     damage = damage or Damage(batches.shards)
     ahead = PREFETCH if workers else None
@@ -183,6 +197,8 @@ def load_batches(
         batches, batch_size=None, num_workers=workers, pin_memory=pin, prefetch_factor=ahead, generator=own
     )
     for batch in loader:
+        if UNAVAILABLE in batch:
+            raise ShardUnavailable(batch[UNAVAILABLE])
         damage.note(batch.pop(PROBLEMS, []))
         if batch:
             yield batch

@@ -4,13 +4,16 @@ What comes in: names of `logging.trackers`, the run folder and the config, then 
 in `tensorboard/`, one W&B run, one MLflow run; `trackers.json` in the run folder holds their ids, so that a resumed
 training goes on with the same ones. Each library finds its server and its user as it always does (WANDB_MODE=offline,
 MLFLOW_TRACKING_URI, ...); MLflow without a server keeps its runs in `mlflow.db` beside the run folder. Only the first
-process of a training opens trackers.
+process of a training opens trackers. Once they are open, nothing that they raise ends it.
 """
 
 import json
+import logging
+import os
 import secrets
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
@@ -28,7 +31,9 @@ RETRY_AFTER_S = 600.0
 
 
 class Tracker(Protocol):
-    """A place where figures go."""
+    """A place where figures go; `name` is what lines for the user call it."""
+
+    name: str
 
     def add(self, step: int, values: dict[str, float]) -> None:
         """The figures of a step."""
@@ -53,6 +58,19 @@ def open_trackers(names: Sequence[str], run_folder: Path, config: Any, step: int
     return [TRACKERS[name](run_folder, config, step) for name in dict.fromkeys(names)]
 
 
+def attempted(tracker: Tracker, call: Callable[[], None]) -> bool:
+    """Whether a call of a tracker succeeded; what it raises is said in one line, for it must not end a training."""
+    try:
+        call()
+    except Exception as error:
+        say(
+            f"WARNING: {tracker.name} takes no more of this run ({type(error).__name__}: {first_line(error)}); "
+            "training goes on, and metrics.csv has the figures"
+        )
+        return False
+    return True
+
+
 def require_installed(names: Sequence[str]) -> None:
     """One line for what is wanted and not installed; quick, so that it can be asked before anything is read."""
     for name in names:
@@ -67,6 +85,8 @@ def require_installed(names: Sequence[str]) -> None:
 
 class TensorBoard:
     """Event files in `tensorboard/`; later steps of a run that was killed are hidden."""
+
+    name = "TensorBoard"
 
     def __init__(self, run_folder: Path, config: Any, step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
@@ -83,7 +103,13 @@ class TensorBoard:
 
 
 class WeightsAndBiases:
-    """One W&B run, online or offline; offline ones are in `wandb/` in the run folder, for `wandb sync`."""
+    """One W&B run, online or offline.
+
+    Each start of an offline run writes a folder of its own, `wandb/offline-run-*` in the run folder: all of them are
+    one run and are to be synced in one command, `wandb sync RUN/wandb/offline-run-*`, which takes them in order.
+    """
+
+    name = "W&B"
 
     def __init__(self, run_folder: Path, config: Any, step: int) -> None:
         import wandb
@@ -113,18 +139,33 @@ class WeightsAndBiases:
         self.run.log({"step": step, **values})
 
     def close(self, failed: bool = False) -> None:
-        self.run.finish(exit_code=int(failed))
+        import wandb
+
+        try:
+            self.run.finish(exit_code=int(failed))
+        except Exception:
+            # Its hook at exit would print a traceback where its helper process has died, and this takes the hook away;
+            # it also ends our process where the helper ended badly.
+            with suppress(Exception, SystemExit):
+                wandb.teardown()
+            raise
 
 
 class MLflow:
     """One MLflow run; rows that a server does not take are kept and sent later."""
 
+    name = "MLflow"
+
     def __init__(self, run_folder: Path, config: Any, step: int) -> None:
+        # MLflow's own retries hold up the training for minutes, and what does not arrive is sent again later anyway.
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
         import mlflow
         from mlflow.entities import Metric
         from mlflow.exceptions import MlflowException
 
-        self.metric, self.error = Metric, MlflowException
+        # It prints the traceback of each call that a database does not take, which we say in one line.
+        logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+        self.metric = Metric
         local = f"sqlite:///{run_folder.resolve().parent / 'mlflow.db'}"
         self.uri = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else local
         self.waiting: list[Metric] = []
@@ -164,7 +205,7 @@ class MLflow:
             while self.waiting:
                 self.client.log_batch(self.identity, metrics=self.waiting[:MOST_METRICS])
                 del self.waiting[:MOST_METRICS]
-        except self.error as error:
+        except Exception as error:
             if self.failed_at is None:
                 say(f"WARNING: MLflow at {self.uri} takes no figures ({first_line(error)}); they wait to be sent later")
             self.failed_at = time.monotonic()
@@ -178,7 +219,7 @@ class MLflow:
             return
         try:
             self.client.set_terminated(self.identity, "FAILED" if failed else "FINISHED")
-        except self.error as error:
+        except Exception as error:
             say(f"WARNING: MLflow at {self.uri} does not take the end of the run ({first_line(error)})")
 
 
@@ -198,4 +239,7 @@ def stored_id(run_folder: Path, name: str, create: Callable[[], str]) -> str:
 
 
 def first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    """The first line that says what happened, or the error's type where it has no text."""
+    # SQLAlchemy puts a hint for its programmers before what the database said.
+    lines = (line for line in str(error).splitlines() if "(raised as a result of " not in line)
+    return next(lines, type(error).__name__)

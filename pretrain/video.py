@@ -7,6 +7,7 @@ What comes in: a video file, open or as a path. What goes out: `VideoFacts`, and
 import importlib.util
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import BinaryIO
@@ -18,6 +19,10 @@ MISSING = "videos need PyAV or torchcodec: pip install 'murine[video]'"
 # MP4 and QuickTime have the name of their first box behind its length, Matroska and WebM are EBML, AVI is RIFF.
 FIRST_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot")
 EBML, RIFF = b"\x1a\x45\xdf\xa3", b"RIFF"
+
+
+class NoDecoder(ValueError):
+    """Nothing here decodes videos, whatever file it is; the message says what to install."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +42,10 @@ class VideoFacts:
 
 
 def video_facts(file: Path | BinaryIO) -> VideoFacts:
-    """What a video holds; only its first frame is decoded. Raises ValueError where it holds none."""
+    """What a video holds; only its first frame is decoded, and with torchcodec its last.
+
+    Raises ValueError where it holds none, or cannot be decoded rightly; NoDecoder where nothing here decodes videos.
+    """
     require_container(file)
     return decoder().find_facts(file)
 
@@ -86,13 +94,35 @@ def require_container(file: Path | BinaryIO) -> None:
 
 
 def decoder() -> ModuleType:
-    """The module that decodes, `video_pyav` or `video_torchcodec`; raises one line where neither can."""
+    """The module that decodes, `video_pyav` or `video_torchcodec`; raises NoDecoder with one line where neither can."""
     if importlib.util.find_spec("av"):
         from pretrain import video_pyav
 
         return video_pyav
-    if importlib.util.find_spec("torchcodec"):
-        from pretrain import video_torchcodec
+    if not importlib.util.find_spec("torchcodec"):
+        raise NoDecoder(MISSING)
+    problem = problem_of_torchcodec()
+    if problem:
+        raise NoDecoder(problem)
+    from pretrain import video_torchcodec
 
-        return video_torchcodec
-    raise ValueError(MISSING)
+    return video_torchcodec
+
+
+@cache  # an import that fails is tried anew every time, with every version of FFmpeg in turn
+def problem_of_torchcodec() -> str:
+    """Why torchcodec, which is installed, cannot be used, in one line; empty where it can."""
+    try:
+        torchcodec = importlib.import_module("torchcodec")
+        importlib.import_module("torchcodec.decoders")
+    except Exception as error:  # it raises RuntimeError, ImportError or OSError, as its version and FFmpeg's have it
+        found = f"{type(error).__name__}: {error}".strip().splitlines()[0]
+    else:
+        # Newer versions load without FFmpeg, say None here, and fail with every video.
+        if getattr(torchcodec, "ffmpeg_major_version", "unknown") is not None:
+            return ""
+        found = "it found none that fits"
+    return (
+        f"torchcodec cannot load FFmpeg's libraries ({found}); install ffmpeg in a version that it supports, or PyAV: "
+        f"pip install 'murine[video]'"
+    )

@@ -17,7 +17,7 @@ from pretrain.encode import one_line
 from pretrain.items import Item, StoredFile, cuts, open_stored, suffix_of, without_suffix
 from pretrain.progress import progress, say
 from pretrain.signals import SignalFile
-from pretrain.video import MISSING, VideoFacts, video_facts, video_frames
+from pretrain.video import NoDecoder, VideoFacts, video_facts, video_frames
 
 
 @dataclass(frozen=True)
@@ -58,9 +58,9 @@ def opened_frames(file: StoredFile, facts: VideoFacts, first: int, count: int) -
 def facts_or_problem(file: StoredFile) -> tuple[VideoFacts | None, str]:
     try:
         return video_facts(openable(file)), ""
+    except NoDecoder:
+        raise
     except Exception as error:  # decoders raise nearly anything on damaged bytes; the video is listed
-        if str(error) == MISSING:
-            raise
         return None, one_line(error)
 
 

@@ -1,6 +1,8 @@
 """Archives: what they hold, read from where it lies, and never followed out of them."""
 
 import io
+import os
+import random
 import tarfile
 import zipfile
 from pathlib import Path
@@ -9,7 +11,8 @@ import fsspec
 import pytest
 
 from pretrain.archive_listing import MemberLabel, archive_listing, member_labels
-from pretrain.storage import RemoteFile
+from pretrain.storage import RemoteFile, remote_file
+from tests.pretrain.web_server import serving
 
 
 def write_tar(path: Path, files: dict[str, bytes], mode: str = "w") -> Path:
@@ -125,3 +128,14 @@ def test_an_archive_behind_a_url_is_read_by_ranges(tmp_path):
     for path in (write_tar(tmp_path / "r.tar", FILES), write_zip(tmp_path / "r.zip", FILES)):
         system.pipe_file(f"/archives/{path.name}", path.read_bytes())
         assert contents(RemoteFile(f"memory://archives/{path.name}", path.stat().st_size)) == FILES
+
+
+def test_members_of_a_zip_behind_a_url_do_not_bring_the_rest_along(tmp_path):
+    pytest.importorskip("aiohttp")
+    files = {f"{number:02d}.jpg": os.urandom(400_000) for number in range(20)}
+    whole = write_zip(tmp_path / "a.zip", files)
+    with serving(tmp_path) as server:
+        listing = archive_listing(remote_file(f"{server.url}/a.zip"))
+        for name in random.Random(0).sample(sorted(files), len(files)):
+            assert listing[name].read_bytes() == files[name]
+        assert sum(server.handler.sent) < 2 * whole.stat().st_size

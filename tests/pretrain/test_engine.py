@@ -67,7 +67,10 @@ def test_a_full_disk_stops_the_run_with_the_last_checkpoint_intact(
     config = tiny_config(tmp_path / "run")
     with monkeypatch.context() as patched:
         patched.setattr(Training, "train_step", filling)
-        line = r"no space in .*run/checkpoints/step-000000012.pt at step 12 \(File too large\); make room, .* checkpoint is .*step-000000006.pt"
+        line = (
+            r"no space in .*run/checkpoints/step-000000012.pt at step 12 \(File too large\); make room, "
+            r".* checkpoint is .*step-000000006.pt"
+        )
         with pytest.raises(TrainingStopped, match=line):
             pretrain(config)
     small_disk(None)

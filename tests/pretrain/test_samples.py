@@ -1,5 +1,6 @@
 """Batches of what shards can hold: clips of many sizes with their signals, encoded videos, shards behind URLs."""
 
+import re
 import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -11,17 +12,19 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pretrain import storage, video
 from pretrain.checkpoint import BackboneSpec
 from pretrain.config import ShardsConfig, ViewsConfig
 from pretrain.objectives.objective import Wants
 from pretrain.samples import Sample, collate, padded, stacked_signals
-from pretrain.shard_cache import ShardCache
-from pretrain.shard_set import CLIPS, open_shards
+from pretrain.shard_cache import ShardCache, ShardUnavailable
+from pretrain.shard_set import CLIPS, Damage, open_shards
 from pretrain.shards import write_shards
 from pretrain.sources import open_source
 from pretrain.step_timer import StepTimer
 from pretrain.stream import EpochBatches, load_batches
 from pretrain.views import ViewMaker
+from tests.pretrain.web_server import serving
 
 
 def write(source: Path, out: Path | str, **keys: object) -> dict:
@@ -130,8 +133,6 @@ def test_shards_behind_a_url_are_read_once_and_give_the_same_batches(served, tmp
 
 
 def test_a_shard_that_a_server_has_lost_is_named(served, tmp_path, monkeypatch):
-    from pretrain import storage
-
     monkeypatch.setattr(storage, "WAIT_S", 0.001)
     url, folder, _ = served
     (folder / "shard-000002.tar").unlink()
@@ -166,3 +167,31 @@ def test_signals_of_clips_end_in_nan():
 def test_a_signal_of_older_shards_replaces_no_entry():
     samples = [Sample(torch.zeros(4, 4, 3, dtype=torch.uint8), n, signals={"index": torch.ones(2)}) for n in (5, 7)]
     assert collate(samples)["index"].tolist() == [5, 7]
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
+@pytest.mark.parametrize("workers", [0, 2])
+def test_storage_that_goes_away_is_no_damage(class_folder, tmp_path, monkeypatch, workers):
+    monkeypatch.setattr(storage, "WAIT_S", 0.001)
+    write(class_folder, tmp_path / "s", size=16, shard_samples=10)
+    with serving(tmp_path) as server:
+        shards = open_shards(f"{server.url}/s", damaged_share=1, cache=ShardCache(tmp_path / "cache", 2**30))
+        damage = Damage(shards)
+        batches = load_batches(EpochBatches(shards, 5, epoch=0, epochs=50, buffer=1), workers, damage=damage)
+        next(batches)
+        server.handler.down = True
+        for path in (tmp_path / "cache").glob("*.tar"):
+            path.unlink()
+        line = r"shard-.*tar cannot be .*, tried 6 times: the server answers 503"
+        with pytest.raises(ShardUnavailable, match=line) as found:
+            list(batches)
+    assert "\n" not in str(found.value)
+    assert not damage.named
+
+
+def test_a_decoder_that_is_not_installed_is_no_damage(tmp_path, write_video, monkeypatch):
+    write_video(tmp_path / "v" / "a.mp4")
+    write(tmp_path / "v", tmp_path / "s", format="encoded")
+    monkeypatch.setattr(video.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ShardUnavailable, match=f"^{re.escape(video.MISSING)}$"):
+        next(load_batches(EpochBatches(open_shards(tmp_path / "s", damaged_share=1), 1), 0))

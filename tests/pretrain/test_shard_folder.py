@@ -72,6 +72,23 @@ def test_interrupted_and_run_again_at_a_url(class_folder, tmp_path, remote, monk
     assert contents(remote) == {path.name: path.read_bytes() for path in (tmp_path / "local").iterdir()}
 
 
+def test_a_shard_lost_at_a_url_is_written_again(class_folder, remote, capsys):
+    index = write(class_folder, remote)
+    before, system = contents(remote), fsspec.filesystem("memory")
+    root = "/" + remote.removeprefix("memory://")
+    system.rm(f"{root}/shard-000001.tar")
+    system.pipe_file(f"{root}/shard-000003.tar", b"cut short")
+    assert write(class_folder, remote) == index
+    assert "writing 2 of 6 shards of memory://" in capsys.readouterr().err
+    assert contents(remote) == before
+
+
+def test_folders_are_made_where_there_are_any_and_buckets_never():
+    assert [storage.has_folders(url) for url in ("sftp://host/a", "memory://a", "s3://a/b", "gs://a/b")] == [
+        True, True, False, False,
+    ]  # fmt: skip
+
+
 def test_a_url_with_other_files_is_refused(class_folder, remote):
     fsspec.filesystem("memory").pipe_file(f"/{remote.removeprefix('memory://')}/thesis.tex", b"x")
     with pytest.raises(FileExistsError, match="is not empty and holds no shards"):

@@ -174,3 +174,43 @@ def test_a_url_with_a_query_has_the_name_before_it(server):
     assert file.read_bytes() == b"\x01" * SHARD_BYTES
     assert server.handler.asked[-1].endswith("shard-000001.tar?expires=1&sig=a/b/")
     assert RemoteFile("s3://bucket/what?.jpg", 3).name == "what?.jpg"
+
+
+def test_denied_access_is_one_line_and_not_asked_again():
+    asked = []
+
+    def denied(*arguments: object) -> None:
+        asked.append(arguments)
+        raise PermissionError("Forbidden")
+
+    with pytest.raises(PermissionError, match=r"memory://a/b cannot be read: PermissionError: Forbidden"):
+        storage.asked("memory://a/b", denied)
+    line = r"memory://a/b is denied: Forbidden; check the credentials"
+    with pytest.raises(PermissionError, match=line), storage.one_line_errors("memory://a/b"):
+        denied()
+    assert len(asked) == 2
+
+
+def test_credentials_that_are_not_there_are_not_waited_for():
+    """The name is all that botocore's class of error is known by where botocore is not installed."""
+    asked, absent = [], type("NoCredentialsError", (Exception,), {})
+
+    def anonymous(*arguments: object) -> None:
+        asked.append(arguments)
+        raise absent("Unable to locate credentials")
+
+    with pytest.raises(OSError, match=r"memory://a cannot be read: NoCredentialsError: Unable to locate credentials$"):
+        storage.asked("memory://a", anonymous)
+    assert len(asked) == 1
+
+
+def test_a_url_without_a_place_is_one_line():
+    with pytest.raises(ValueError, match=r"s3:// names no place; write it as s3://<bucket>/<folder>"):
+        locate("s3://")
+
+
+def test_of_s3_only_our_attempts_are_made_and_what_a_user_sets_wins(monkeypatch):
+    assert storage.options_of("s3://bucket/a") == {"config_kwargs": {"retries": {"max_attempts": 0}}}
+    monkeypatch.setitem(storage.conf, "s3", {"config_kwargs": {"read_timeout": 5, "retries": {"max_attempts": 2}}})
+    assert storage.options_of("s3://bucket/a") == {"config_kwargs": {"read_timeout": 5, "retries": {"max_attempts": 2}}}
+    assert storage.options_of("memory://a") == {}

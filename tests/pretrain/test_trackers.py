@@ -1,17 +1,24 @@
-"""Trackers: what each one stores, that a resumed run is the same run, and what is said where one is missing or away."""
+"""Trackers: what each stores, that a resumed run is the same run, what is said where one is missing, away or broken."""
 
 import json
+import logging
+import os
 import shutil
+import sqlite3
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
+import pandas as pd
 import pytest
 
 from pretrain import trackers
 from pretrain.config import TRACKER_NAMES, PretrainConfig
-from pretrain.trackers import TRACKERS, MLflow, open_trackers, require_installed
+from pretrain.log import Log
+from pretrain.trackers import TRACKERS, MLflow, WeightsAndBiases, first_line, open_trackers, require_installed
 
 
 @dataclass
@@ -70,6 +77,78 @@ def test_what_is_not_installed_is_one_line_before_anything_is_opened(tmp_path, m
 
 def test_what_is_installed_is_not_complained_about():
     require_installed(["tensorboard"])
+
+
+@dataclass
+class Kept:
+    """A tracker that keeps what it is given, and raises at one step and, where asked, at the end."""
+
+    name: str
+    breaks_at: int | None = None
+    breaks_at_end: bool = False
+    steps: list[int] = field(default_factory=list)
+    ends: list[bool] = field(default_factory=list)
+
+    def add(self, step: int, values: dict[str, float]) -> None:
+        self.steps.append(step)
+        if step == self.breaks_at:
+            raise ConnectionResetError("Connection lost\nand more")
+
+    def close(self, failed: bool = False) -> None:
+        self.ends.append(failed)
+        if self.breaks_at_end:
+            raise TimeoutError("no answer")
+
+
+def test_a_tracker_that_breaks_is_left_out_and_training_goes_on(tmp_path, capsys):
+    good, broken = Kept("good"), Kept("W&B", breaks_at=2, breaks_at_end=True)
+    log = Log(tmp_path, 0, [broken, good], "images")
+    for step in (1, 2, 3, 4):
+        log.add(step, 1, 8 * step, {"loss": 1.0})
+    log.close(failed=False)
+    assert (broken.steps, broken.ends) == ([1, 2], [True])
+    assert (good.steps, good.ends) == ([1, 2, 3, 4], [False])
+    assert list(pd.read_csv(tmp_path / "metrics.csv")["step"]) == [1, 2, 3, 4]
+    assert capsys.readouterr().err == (
+        "WARNING: W&B takes no more of this run (ConnectionResetError: Connection lost); training goes on, and "
+        "metrics.csv has the figures\n"
+    )
+
+
+@pytest.mark.parametrize("failed", [False, True])
+def test_a_tracker_that_breaks_at_the_end_does_not_end_the_training(tmp_path, capsys, failed):
+    good, broken = Kept("good"), Kept("W&B", breaks_at_end=True)
+    Log(tmp_path, 0, [broken, good], "images").close(failed)
+    assert broken.ends == good.ends == [failed]
+    assert capsys.readouterr().err.count("WARNING: W&B takes no more of this run (TimeoutError: no answer)") == 1
+
+
+class LostRun:
+    """A W&B run whose helper process has died."""
+
+    def define_metric(self, *args: str, **options: str) -> None:
+        """Was done before."""
+
+    def finish(self, exit_code: int) -> None:
+        raise ConnectionResetError("Connection lost")
+
+
+@pytest.mark.parametrize("end", [ConnectionResetError, SystemExit])
+def test_wandb_whose_helper_died_leaves_nothing_for_the_end_of_the_process(tmp_path, monkeypatch, end):
+    torn_down: list[bool] = []
+
+    def teardown() -> None:
+        torn_down.append(True)
+        raise end
+
+    wandb: Any = ModuleType("wandb")
+    wandb.init, wandb.Settings, wandb.Error = lambda **options: LostRun(), dict, RuntimeError
+    wandb.teardown = teardown
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    tracker = WeightsAndBiases(tmp_path, Config(), 0)
+    with pytest.raises(ConnectionResetError, match="Connection lost"):
+        tracker.close()
+    assert torn_down == [True]
 
 
 @pytest.fixture
@@ -140,6 +219,64 @@ def test_wandb_without_a_user_is_one_line(tmp_path, offline, monkeypatch):
         open_trackers(["wandb"], tmp_path, Config(), 0)
 
 
+class LostClient:
+    """An MLflow client whose server takes no figures; it keeps how often MLflow was told to try by itself."""
+
+    def __init__(self, uri: str) -> None:
+        self.retries = os.environ.get("MLFLOW_HTTP_REQUEST_MAX_RETRIES")
+
+    def update_run(self, identity: str, status: str) -> None:
+        """Was there at the start."""
+
+    def log_batch(self, identity: str, metrics: list[Any]) -> None:
+        raise TypeError("the answer is a web page")
+
+
+@pytest.fixture
+def lost(tmp_path, monkeypatch) -> Path:
+    """A run folder whose MLflow server takes no figures."""
+    mlflow, entities, exceptions = (ModuleType(f"mlflow{part}") for part in ("", ".entities", ".exceptions"))
+    for module in (mlflow, entities, exceptions):
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+    vars(mlflow).update(
+        MlflowClient=LostClient, is_tracking_uri_set=lambda: True, get_tracking_uri=lambda: "http://127.0.0.1:9"
+    )
+    vars(entities)["Metric"], vars(exceptions)["MlflowException"] = lambda *parts: parts, RuntimeError
+    (tmp_path / "trackers.json").write_text(json.dumps({"mlflow": "0" * 32}))
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "7")  # so that it is put back
+    return tmp_path
+
+
+def test_mlflow_tries_twice_more_by_itself_unless_told_otherwise(lost, monkeypatch):
+    assert MLflow(lost, Config(), 0).client.retries == "7"
+    monkeypatch.delenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES")
+    assert MLflow(lost, Config(), 0).client.retries == "2"
+
+
+def test_figures_wait_for_mlflow_whatever_it_raises(lost, capsys):
+    tracker = MLflow(lost, Config(), 0)
+    tracker.add(1, {"loss": 4.0})
+    tracker.add(2, {"loss": 3.0})
+    tracker.close()
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2
+    assert "takes no figures (the answer is a web page); they wait" in lines[0]
+    assert lines[1] == "WARNING: 2 figures did not reach MLflow at http://127.0.0.1:9; metrics.csv has them"
+
+
+def test_tracebacks_of_the_database_are_not_printed(lost):
+    MLflow(lost, Config(), 0)
+    assert not logging.getLogger("mlflow.store.db.utils").isEnabledFor(logging.ERROR)
+
+
+def test_the_line_that_is_quoted_says_what_happened():
+    hint = "(raised as a result of Query-invoked autoflush; consider using a session.no_autoflush block)"
+    assert first_line(ValueError(f"{hint}\n(sqlite3.OperationalError) disk I/O error\n[SQL: ...]")) == (
+        "(sqlite3.OperationalError) disk I/O error"
+    )
+    assert first_line(ValueError()) == "ValueError"
+
+
 @pytest.fixture(scope="module")
 def empty_store(tmp_path_factory) -> Path:
     """MLflow's database without runs, whose tables take seconds to make."""
@@ -193,7 +330,7 @@ def test_figures_that_mlflow_does_not_take_are_sent_later(folder, monkeypatch, c
     send = tracker.client.log_batch
 
     def away(*args, **kwargs):
-        raise tracker.error("the server is away\nfor a while")
+        raise ConnectionError("the server is away\nfor a while")
 
     tracker.client.log_batch = away
     tracker.add(1, {"loss": 4.0})
@@ -207,6 +344,19 @@ def test_figures_that_mlflow_does_not_take_are_sent_later(folder, monkeypatch, c
     tracker.close()
     assert history(tracker, "loss") == [(1, 4.0), (2, 3.0), (3, 2.0)]
     assert capsys.readouterr().err == ""
+
+
+def test_a_database_that_breaks_is_two_lines(folder, capfd):
+    tracker = MLflow(folder, Config(), 0)
+    with sqlite3.connect(folder.parent / "mlflow.db") as database:
+        database.executescript("drop table metrics; drop table latest_metrics")
+    capfd.readouterr()
+    tracker.add(1, {"loss": 4.0})
+    tracker.close()
+    lines = capfd.readouterr().err.splitlines()
+    assert len(lines) == 2
+    assert "takes no figures ((sqlite3.OperationalError) no such table: metrics); they wait" in lines[0]
+    assert "1 figures did not reach MLflow" in lines[1]
 
 
 def test_more_figures_than_mlflow_takes_at_once(folder, monkeypatch):

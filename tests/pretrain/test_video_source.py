@@ -6,10 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pretrain import video
 from pretrain.config import ShardsConfig
 from pretrain.encode import encode
 from pretrain.items import Source
 from pretrain.sources import open_source
+from pretrain.video import NoDecoder
 
 
 def opened(place: Path | str, **keys: object) -> Source:
@@ -78,6 +80,16 @@ def test_a_damaged_video_is_one_item_that_says_why(videos):
             with pytest.raises(ValueError, match=r"^(InvalidDataError: .*|it is no MP4.*)"):
                 list(item.clip.frames())
             assert "ValueError" not in encode(item, ShardsConfig()).problem
+
+
+def test_without_a_decoder_no_video_is_passed_off_as_damaged(tmp_path, monkeypatch):
+    def none_here() -> None:
+        raise NoDecoder("install one")
+
+    monkeypatch.setattr(video, "decoder", none_here)
+    (tmp_path / "1.mp4").write_bytes(b"\0\0\0\x18ftypisom")
+    with pytest.raises(NoDecoder, match="install one"):
+        opened(tmp_path)
 
 
 def test_signals_of_another_length_than_their_video_are_told(videos):
