@@ -29,7 +29,8 @@ ATTEMPTS = 6
 WAIT_S = 0.5  # before the second attempt; twice as long before each further one
 CONNECT_S, SILENCE_S = 30, 60  # after which a web server that does not answer, or goes silent, counts as failed
 EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs", "http": "http", "https": "http"}
-OBJECT_STORES = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss", "r2")
+S3 = ("s3", "s3a")
+OBJECT_STORES = (*S3, "gs", "gcs", "az", "abfs", "abfss", "adl", "oss", "r2")
 ABSENT = (404, 410)  # a web server's codes for what does not exist
 BUSY = (408, 429)  # and, beside 500 and above, for what may work later
 Answer = TypeVar("Answer")
@@ -80,24 +81,27 @@ def url_name(url: str) -> str:
 def file_system(url: str) -> tuple[AbstractFileSystem, str]:
     """The file system of a URL, and the path in it; made anew in each process, as its connections survive no fork."""
     try:
-        return url_to_fs(url, use_listings_cache=False, **options_of(url))
+        system, path = url_to_fs(url, use_listings_cache=False, **options_of(url))
     except ImportError as error:
         extra = EXTRAS.get(scheme_of(url))
         how = f"pip install 'murine[{extra}]'" if extra else str(error)
         raise ValueError(f"{url} needs a package that is not installed: {how}") from error
     except ValueError as error:
         raise ValueError(f"{url} is of no kind that can be read or written: {error}") from error
+    if scheme_of(url) in S3:
+        system.retries = 1
+    return system, path
 
 
 def options_of(url: str) -> dict[str, Any]:
     """What a file system needs so that a server which does not answer is noticed within minutes."""
     if is_web(url):
         return web_options()
-    return s3_options() if scheme_of(url) in ("s3", "s3a") else {}
+    return s3_options() if scheme_of(url) in S3 else {}
 
 
 def s3_options() -> dict[str, Any]:
-    """No attempts of botocore's own, beside s3fs's and ours: together they took 42 minutes on a silent server."""
+    """No attempts of botocore's own, nor of s3fs's: with ours they took 42 minutes on a silent server."""
     users = conf.get("s3", {}).get("config_kwargs", {})
     return {"config_kwargs": {"retries": {"max_attempts": 0}, **users}}
 

@@ -214,3 +214,5 @@ def test_of_s3_only_our_attempts_are_made_and_what_a_user_sets_wins(monkeypatch)
     monkeypatch.setitem(storage.conf, "s3", {"config_kwargs": {"read_timeout": 5, "retries": {"max_attempts": 2}}})
     assert storage.options_of("s3://bucket/a") == {"config_kwargs": {"read_timeout": 5, "retries": {"max_attempts": 2}}}
     assert storage.options_of("memory://a") == {}
+    monkeypatch.setattr(storage, "S3", ("memory",))
+    assert file_system("memory://a")[0].retries == 1
