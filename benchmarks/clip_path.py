@@ -20,7 +20,7 @@ import av
 import numpy as np
 import torch
 from timing import median_seconds, rounded
-from torchvision.transforms import v2
+from torchvision_views import simclr_transform
 
 from neural_data.natural_videos import make_clip
 from pretrain.checkpoint import BackboneSpec
@@ -109,17 +109,7 @@ def ours(shards: ShardSet, whole: bool = False) -> None:
 
 
 def torchvision_on_shards(shards: ShardSet) -> None:
-    transform = v2.Compose(
-        [
-            v2.RandomResizedCrop(SIZE, scale=(0.08, 1.0), antialias=True),
-            v2.RandomHorizontalFlip(),
-            v2.RandomApply([v2.ColorJitter(0.8, 0.8, 0.8, 0.2)], p=0.8),
-            v2.RandomGrayscale(0.2),
-            v2.RandomApply([v2.GaussianBlur(5, (0.1, 2.0))], p=0.5),
-            v2.ToDtype(torch.float32, scale=True),
-            v2.Normalize(MEAN, STD),
-        ]
-    )
+    transform = simclr_transform(SIZE, MEAN, STD)
     reader, rng = shards.reader(), np.random.default_rng(0)
     for index in range(shards.samples):
         with av.open(io.BytesIO(shards.read(reader, index)["mp4"])) as container:

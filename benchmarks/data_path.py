@@ -28,7 +28,7 @@ from lightly.transforms import SimCLRTransform
 from PIL import Image
 from timing import median_seconds, rounded
 from torch import Tensor
-from torchvision.transforms import v2
+from torchvision_views import simclr_transform
 
 from neural_data.natural_images import image_samples
 from pretrain.checkpoint import BackboneSpec
@@ -155,17 +155,7 @@ def lightly_on_shards(shards: ShardSet) -> int:
 
 
 def torchvision_on_shards(shards: ShardSet) -> int:
-    transform = v2.Compose(
-        [
-            v2.RandomResizedCrop(SIZE, scale=(0.08, 1.0), antialias=True),
-            v2.RandomHorizontalFlip(),
-            v2.RandomApply([v2.ColorJitter(0.8, 0.8, 0.8, 0.2)], p=0.8),
-            v2.RandomGrayscale(0.2),
-            v2.RandomApply([v2.GaussianBlur(5, (0.1, 2.0))], p=0.5),
-            v2.ToDtype(torch.float32, scale=True),
-            v2.Normalize(MEAN, STD),
-        ]
-    )
+    transform = simclr_transform(SIZE, MEAN, STD)
     for data in encoded(shards):
         image = torch.from_numpy(simplejpeg.decode_jpeg(data)).permute(2, 0, 1)
         for _ in range(2):
