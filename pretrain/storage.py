@@ -89,6 +89,7 @@ def file_system(url: str) -> tuple[AbstractFileSystem, str]:
     except ValueError as error:
         raise ValueError(f"{url} is of no kind that can be read or written: {error}") from error
     if scheme_of(url) in S3:
+        # s3fs's own attempts, which are no option of its file systems (see `s3_options`).
         system.retries = 1
     return system, path
 

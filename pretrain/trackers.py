@@ -65,7 +65,7 @@ def attempted(tracker: Tracker, call: Callable[[], None]) -> bool:
     except Exception as error:
         say(
             f"WARNING: {tracker.name} takes no more of this run ({type(error).__name__}: {first_line(error)}); "
-            "training goes on, and metrics.csv has the figures"
+            "metrics.csv has the figures"
         )
         return False
     return True
